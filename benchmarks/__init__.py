@@ -1,0 +1,1 @@
+"""Commands that measure the rooms below; their figures are committed under results/."""

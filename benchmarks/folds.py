@@ -1,0 +1,104 @@
+"""Leave one fold out: train, build at fp32 and int8, and score both on ground that was never looked at.
+
+    python -m benchmarks.folds --data DIR --task classify --folds 0 1 2 3 4 --epochs 12 --threads 1
+
+One JSON a fold under --results, written when the fold is done; a fold that has one is not run again, and a
+killed training resumes at its last epoch. `--table` only prints what is there.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+
+from targets.runtime.files import write_text
+from toolkit import checkpoint
+from toolkit.build import Calibration, build
+from toolkit.data.folder import read
+from toolkit.data.samples import Samples
+from toolkit.evaluate import evaluate
+from toolkit.runs import PRESET_OF_TASK, Request, plan
+
+RESULTS = Path(__file__).parent / "results" / "first_model"
+COLUMNS = ("auc", "average_precision", "f1", "precision", "recall", "kappa")
+
+
+def run_fold(samples: Samples, request: Request, command: str) -> dict[str, Any]:
+    """Train with one fold held out and score it there: torch, the fp32 artifact and the int8 artifact."""
+    assert samples.folds is not None
+    assert request.held is not None
+    started = time.perf_counter()
+    trainer = plan(samples, request)
+    if trainer.state_path.exists():
+        trainer.resume()
+    model = trainer.run(lambda line: print(f"fold {request.held}: {line}", flush=True))
+    trained = time.perf_counter() - started
+    held = samples.take(np.flatnonzero(samples.folds == int(request.held)))
+    learned = Calibration.of(samples.take(np.flatnonzero(samples.folds != int(request.held))), model)
+    path = request.out / "checkpoint.safetensors"
+    result: dict[str, Any] = {
+        "command": command,
+        "fold": int(request.held),
+        "request": {key: value for key, value in asdict(request).items() if key != "out"},
+        "data": samples.digest,
+        "threads": torch.get_num_threads(),
+        "seconds_training_this_time": round(trained),
+        "torch": evaluate(path, held, None).as_dict(),
+    }
+    for precision in ("fp32", "int8"):
+        out = request.out / f"{precision}.highwall"
+        _, network = checkpoint.load(path)
+        receipt = build(model, network, board="rpi4b", out=out, precision=precision, data=learned, say=lambda _: None)
+        result[precision] = evaluate(out, held, None).as_dict() | {"model_bytes": receipt["model_bytes"]}
+    return result
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: a row a fold and precision, then means and worsts."""
+    lines = ["| fold | model | n | " + " | ".join(COLUMNS) + " | bytes |", "| --- " * (len(COLUMNS) + 4) + "|"]
+    for result in results:
+        for kind in ("fp32", "int8"):
+            scores = result[kind]
+            cells = " | ".join(f"{scores[column]:.3f}" for column in COLUMNS)
+            lines.append(f"| {result['fold']} | {kind} | {scores['n']:,} | {cells} | {scores['model_bytes']:,} |")
+    for name, pick in (("mean", mean), ("worst", min)):
+        for kind in ("fp32", "int8"):
+            cells = " | ".join(f"{pick([result[kind][column] for result in results]):.3f}" for column in COLUMNS)
+            lines.append(f"| {name} | {kind} | | {cells} | |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the folds asked for and print the table of all that are done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--task", choices=("classify", "segment"), required=True)
+    parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    preset = PRESET_OF_TASK[args.task]
+    if not args.table:
+        samples = read(args.data)
+        for fold in args.folds:
+            done = args.results / f"{preset}-fold{fold}.json"
+            if not done.exists():
+                command = f"python -m benchmarks.folds --data DIR --task {args.task} --folds {fold} "
+                command += f"--epochs {args.epochs} --threads {args.threads}"
+                request = Request(args.task, args.runs / f"{preset}-fold{fold}", held=str(fold), epochs=args.epochs)
+                write_text(done, json.dumps(run_fold(samples, request, command), indent=1) + "\n")
+    print(table([json.loads(path.read_text()) for path in sorted(args.results.glob(f"{preset}-fold*.json"))]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The front door: finds the room that owns a verb and hands the command line to it."""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NoReturn
+
+# verb -> (room, what it does). A room's `commands` module is imported only when one of its verbs is called,
+# and holds two functions per verb: VERB_arguments(parser) and VERB(args) -> exit code.
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("toolkit", "build, verify and run the shipped network for a Pi 4B: start here"),
+    "generate": ("toolkit", "make synthetic pit images with cracks and exact masks"),
+    "slices": ("toolkit", "cut training slices from a georeferenced scene and polygons"),
+    "train": ("toolkit", "train a network on a folder of images and labels"),
+    "evaluate": ("toolkit", "measure a checkpoint or an artifact on labelled data"),
+    "cost": ("toolkit", "count parameters, MACs and activation bytes, layer by layer"),
+    "export": ("toolkit", "write a plain ONNX file from a checkpoint or any torch module"),
+    "build": ("toolkit", "compile a checkpoint into a verified artifact for a board"),
+    "boards": ("targets", "list the boards an artifact can be built for"),
+    "inspect": ("targets", "show what an artifact holds"),
+    "verify": ("targets", "re-run an artifact's golden vectors in its engine"),
+    "predict": ("targets", "run an artifact on images"),
+}
+
+# Import name -> the extra that brings it; a missing module outside this table is a bug and stays a traceback.
+EXTRAS = {
+    "torch": "toolkit",
+    "onnx": "toolkit",
+    "onnxscript": "toolkit",
+    "safetensors": "toolkit",
+    "tqdm": "toolkit",
+    "onnxruntime": "ort",
+    "rasterio": "geo",
+    "shapefile": "geo",
+}
+
+USAGE_ERROR = 2
+INTERRUPTED = 130  # what a shell reports for a process ended by SIGINT
+BROKEN_PIPE = 141  # and by SIGPIPE
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints fit on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and where to look, and exit 2."""
+        self.exit(USAGE_ERROR, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: the process's own) and return its exit code: 0, 1, 2, 130 or 141."""
+    verb, *rest = list(sys.argv[1:] if argv is None else argv) or [""]
+    if verb in ("-h", "--help"):
+        return _guard("help", lambda: print(usage()))
+    if verb == "--version":
+        return _guard("version", lambda: print(f"highwall {version()}"))
+    if verb not in VERBS:
+        return _complain(_unknown(verb), USAGE_ERROR)
+    return _guard(verb, lambda: _call(verb, rest))
+
+
+def usage() -> str:
+    """The text of `highwall --help`."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:{width}}  {summary}" for verb, (_, summary) in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: highwall VERB [ARGUMENTS]   (or: --help, --version)",
+            "",
+            "Compiles a crack-watching network for the Raspberry Pi at the edge of an open pit,",
+            "and proves the result.",
+            "",
+            *lines,
+            "",
+            "`highwall VERB --help` says what a verb takes.",
+        ]
+    )
+
+
+def version() -> str:
+    """The installed version of highwall, or `unknown` when it runs from a folder that was never installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("highwall")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _unknown(verb: str) -> str:
+    import difflib
+
+    what = f"no verb {verb!r}" if verb else "no verb given"
+    nearest = difflib.get_close_matches(verb, VERBS, n=1)
+    return f"{what}; did you mean `{nearest[0]}`?" if nearest else f"{what}; see `highwall --help`"
+
+
+def _call(verb: str, arguments: list[str]) -> int:
+    room, summary = VERBS[verb]
+    commands = import_module(f"{room}.commands")
+    parser = Parser(prog=f"highwall {verb}", description=summary, allow_abbrev=False)
+    getattr(commands, f"{verb}_arguments")(parser)
+    code: int = getattr(commands, verb)(parser.parse_args(arguments))
+    return code
+
+
+def _guard(verb: str, action: Callable[[], int | None]) -> int:
+    """Run `action`; what the user can mend becomes one line and an exit code, a bug stays a traceback."""
+    from targets.runtime.errors import HighwallError
+
+    try:
+        code = action() or 0
+        sys.stdout.flush()  # here, so that a reader who left is noticed while it can still be handled
+        return code
+    except HighwallError as error:
+        return _complain(str(error), 1)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        _drop_output()
+        return BROKEN_PIPE
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        needs = f"`{verb}` needs {package}, which is not installed"
+        return _complain(f"{needs}; pip install 'highwall[{EXTRAS[package]}]'", 1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _drop_output()
+        where = error.filename or "the output"
+        return _complain(f"cannot write {where}: {error.strerror}; free some space", 1)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"highwall: {' '.join(message.splitlines())}", file=sys.stderr)
+    return code
+
+
+def _drop_output() -> None:
+    """Point stdout at nothing, or the interpreter would fail again while flushing it on the way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What Highwall compiles for: boards as data, and the runtime that executes an artifact on any of them."""

@@ -1,0 +1,39 @@
+"""Finding the engine that runs an artifact: a module of this package, by the artifact's own word for it."""
+
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+import targets.runtime
+from targets.runtime.errors import HighwallError
+
+
+class Engine(Protocol):
+    """A loaded model, ready to run. An engine module's `Session(model, threads)` is one."""
+
+    def run(self, image: NDArray[Any], sensors: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Image (H, W, C) of the model's dtype, sensors (m,) -> probabilities (K,) or (H, W)."""
+        ...
+
+
+def open_session(runtime: str, model: bytes, threads: int = 1) -> Engine:
+    """Load `model` in the engine `targets/runtime/<runtime>.py`.
+
+    Raises HighwallError for an unknown engine, one whose package is missing here, or a model it refuses.
+    """
+    module = _engines().get(runtime)
+    if module is None:
+        known = ", ".join(sorted(_engines()))
+        raise HighwallError(f"unknown runtime {runtime!r}; this Highwall has: {known}")
+    return cast(Engine, module.Session(model, threads))
+
+
+def _engines() -> dict[str, ModuleType]:
+    """Every module beside this one that defines a Session; they import their package only when opened."""
+    names = [found.name for found in pkgutil.iter_modules(targets.runtime.__path__)]
+    modules = {name: importlib.import_module(f"targets.runtime.{name}") for name in names}
+    return {name: module for name, module in modules.items() if hasattr(module, "Session")}

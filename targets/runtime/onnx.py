@@ -1,0 +1,71 @@
+"""The ONNX Runtime engine: one thread by default, in sequence, the same numbers every time."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from targets.runtime.errors import HighwallError
+
+_DTYPES = {"tensor(uint8)": np.dtype(np.uint8), "tensor(uint16)": np.dtype(np.uint16)}
+
+
+class Session:
+    """A model with input `image` (1, H, W, C), perhaps `sensors` (1, m), and output `probability`."""
+
+    def __init__(self, model: bytes, threads: int = 1) -> None:
+        """Load the bytes of an .onnx file; raises HighwallError if ONNX Runtime is missing or refuses it."""
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            raise HighwallError(
+                "this model runs in ONNX Runtime, which is not installed here; pip install 'highwall[ort]'"
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.use_deterministic_compute = True
+        options.log_severity_level = 4
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the binding's exceptions share no base class but this
+            raise HighwallError(f"ONNX Runtime refuses the model: {_first_line(error)}") from error
+        inputs = {entry.name: entry for entry in self._session.get_inputs()}
+        outputs = [entry.name for entry in self._session.get_outputs()]
+        if set(inputs) not in ({"image"}, {"image", "sensors"}) or outputs != ["probability"]:
+            raise HighwallError(
+                f"the model maps {', '.join(inputs)} to {', '.join(outputs)}; "
+                "wanted are image, perhaps sensors, to probability"
+            )
+        if inputs["image"].type not in _DTYPES or len(inputs["image"].shape) != 4:
+            kind, shape = inputs["image"].type, inputs["image"].shape
+            raise HighwallError(f"the model's image is {kind} {shape}; wanted is uint8 or uint16 (1, H, W, C)")
+        self.dtype = _DTYPES[inputs["image"].type]
+        self.shape = tuple(inputs["image"].shape[1:])
+        self.sensors = int(inputs["sensors"].shape[1]) if "sensors" in inputs else 0
+
+    def run(self, image: NDArray[Any], sensors: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Image (H, W, C) of the model's dtype, sensors (m,) where it has them -> (K,) or (H, W) float32.
+
+        Raises HighwallError when an input does not fit the model.
+        """
+        if image.dtype != self.dtype or image.shape != self.shape:
+            raise HighwallError(
+                f"the model takes {self.dtype} images of {self.shape}, not {image.dtype} of {image.shape}"
+            )
+        given = 0 if sensors is None else sensors.size
+        if given != self.sensors:
+            raise HighwallError(f"the model takes {self.sensors} sensor features, {given} were given")
+        feed = {"image": np.ascontiguousarray(image)[None]}
+        if sensors is not None and self.sensors:
+            feed["sensors"] = np.asarray(sensors, np.float32).reshape(1, -1)
+        try:
+            (probability,) = self._session.run(["probability"], feed)
+        except Exception as error:  # as above
+            raise HighwallError(f"ONNX Runtime failed to run the model: {_first_line(error)}") from error
+        return np.asarray(probability[0], np.float32)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,163 @@
+"""What an artifact says of an image of any size: run it once, or tile, and put the answers together."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from targets.runtime.components import Box, components
+from targets.runtime.engine import Engine
+from targets.runtime.errors import HighwallError
+from targets.runtime.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One classified piece of the image: its top left pixel, its size in pixels and its probability."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+    probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer for one image.
+
+    `probability` is the highest of the tiles' or the map's; `positive` says it reaches `threshold`.
+    To classify: `tiles`. To segment: `map` float32 (H, W) of the image's size, the count of `pixels` that
+    reach the threshold, and `boxes` around them.
+    """
+
+    probability: float
+    positive: bool
+    threshold: float
+    tiles: tuple[Tile, ...] | None = None
+    map: NDArray[np.float32] | None = None
+    pixels: int = 0
+    boxes: tuple[Box, ...] = ()
+
+    @property
+    def fraction(self) -> float:
+        """Share of the image's pixels that reach the threshold, 0 to 1; 0 when classified."""
+        return 0.0 if self.map is None else self.pixels / self.map.size
+
+
+def predict(
+    session: Engine,
+    manifest: Manifest,
+    image: NDArray[Any],
+    sensors: NDArray[np.float32] | None = None,
+    threshold: float | None = None,
+) -> Prediction:
+    """Run the model over `image` (H, W, C) of the input dtype, at the manifest's threshold unless given one.
+
+    Raises HighwallError for an image too small to classify and for an output that is not a number.
+    """
+    check_size(image, manifest)
+    level = manifest.threshold if threshold is None else threshold
+    if manifest.task == "segment":
+        return _segment(session, manifest, image, sensors, level)
+    tiles = tuple(
+        Tile(row, col, tile.shape[0], tile.shape[1], float(_run(session, tile, sensors)[-1]))
+        for row, col, tile in _tiles(image, manifest, overlap=0)
+    )
+    highest = max(tile.probability for tile in tiles)
+    return Prediction(highest, highest >= float(np.float32(level)), level, tiles=tiles)
+
+
+def check_size(image: NDArray[Any], manifest: Manifest) -> None:
+    """Raise HighwallError if `image` is too small to classify; a map is padded, so any size will do."""
+    height, width = image.shape[:2]
+    spec = manifest.input
+    if manifest.task == "classify" and (height < spec.height or width < spec.width):
+        raise HighwallError(
+            f"the image is {width} x {height} pixels, smaller than the {spec.width} x {spec.height} the model takes"
+        )
+
+
+def label(manifest: Manifest, positive: bool) -> str:
+    """The word for a verdict: the last label, or the first one (or 'no LABEL' where there is only one)."""
+    if positive:
+        return manifest.labels[-1]
+    return manifest.labels[0] if len(manifest.labels) > 1 else f"no {manifest.labels[0]}"
+
+
+def _segment(
+    session: Engine,
+    manifest: Manifest,
+    image: NDArray[Any],
+    sensors: NDArray[np.float32] | None,
+    level: float,
+) -> Prediction:
+    height, width = image.shape[:2]
+    spec = manifest.input
+    short = (max(0, spec.height - height), max(0, spec.width - width))
+    padded = np.pad(image, ((0, short[0]), (0, short[1]), (0, 0)), mode="edge") if any(short) else image
+    stitched = _stitch(session, manifest, padded, sensors)[:height, :width]
+    mask = stitched >= np.float32(level)
+    highest = float(stitched.max())
+    return Prediction(
+        highest,
+        bool(mask.any()),
+        level,
+        map=stitched,
+        pixels=int(np.count_nonzero(mask)),
+        boxes=components(mask, stitched),
+    )
+
+
+def _stitch(
+    session: Engine, manifest: Manifest, image: NDArray[Any], sensors: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """The map of an image no smaller than a tile: tiles overlap by a quarter and fade into each other."""
+    spec = manifest.input
+    if image.shape[:2] == (spec.height, spec.width):
+        return _run(session, image, sensors)
+    weight = np.outer(_fade(spec.height), _fade(spec.width))
+    total = np.zeros(image.shape[:2], np.float64)
+    weights = np.zeros(image.shape[:2], np.float64)
+    for row, col, tile in _tiles(image, manifest, overlap=4):
+        there = np.s_[row : row + spec.height, col : col + spec.width]
+        total[there] += weight * _run(session, tile, sensors)
+        weights[there] += weight
+    return (total / weights).astype(np.float32)
+
+
+def _fade(length: int) -> NDArray[np.float64]:
+    """Weights that rise from the edges over a quarter of `length`, where a tile knows least of its surroundings.
+
+    sin^2, because it is all but 0 at the rim and two that overlap regularly add up to 1.
+    """
+    steps = np.minimum(np.arange(1, length + 1), np.arange(length, 0, -1))
+    return np.sin(np.pi / 2 * np.minimum(steps / (length // 4 + 1), 1.0)) ** 2
+
+
+def _tiles(image: NDArray[Any], manifest: Manifest, overlap: int) -> Iterator[tuple[int, int, NDArray[Any]]]:
+    """Row, column and pixels of tiles that cover `image`, overlapping by 1/`overlap` of a side (0: not).
+
+    The last of each row and column lies flush with the edge.
+    """
+    spec = manifest.input
+    for row in _starts(image.shape[0], spec.height, overlap):
+        for col in _starts(image.shape[1], spec.width, overlap):
+            yield row, col, image[row : row + spec.height, col : col + spec.width]
+
+
+def _starts(length: int, size: int, overlap: int) -> list[int]:
+    step = size - (size // overlap if overlap else 0)
+    starts = list(range(0, length - size + 1, step))
+    if starts[-1] + size < length:
+        starts.append(length - size)
+    return starts
+
+
+def _run(session: Engine, image: NDArray[Any], sensors: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    output = session.run(image, sensors)
+    if not np.isfinite(output).all():
+        raise HighwallError("the model's output is not a number for this image; run `highwall verify`")
+    return output

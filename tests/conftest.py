@@ -1,0 +1,75 @@
+"""What every room's tests share: the checkout, the wheel built from it, and how to skip honestly."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+# Networks this small train fastest on one thread, and threads that wait for each other on a busy machine
+# are slower by far; more threads would also change the sums of a float reduction.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The top folder of the checkout under test."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def project() -> dict:
+    """pyproject.toml, parsed."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def rooms(project: dict) -> list[str]:
+    """The names of our top-level packages."""
+    return [pattern.rstrip("*") for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]]
+
+
+@pytest.fixture(scope="session")
+def ci_or_skip() -> Callable[[str], NoReturn]:
+    """Call with a reason when what a test needs is missing: a skip at a desk, a failure where CI=true."""
+
+    def give_up(reason: str) -> NoReturn:
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(f"may not be skipped in CI: {reason}", pytrace=False)
+        pytest.skip(reason)
+
+    return give_up
+
+
+@pytest.fixture(scope="session")
+def build_lock() -> Iterator[Path]:
+    """The folder build/, held by one test run at a time: two would reinstall under each other's feet."""
+    build = ROOT / "build"
+    build.mkdir(exist_ok=True)
+    with (build / "tests.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield build
+
+
+@pytest.fixture(scope="session")
+def wheel(rooms: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout, built offline from a copy, so that nothing lands in the working tree."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in rooms:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    for name in ("highwall.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    command = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", out, source]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = out.glob("highwall-*.whl")
+    return built

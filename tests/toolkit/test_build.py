@@ -1,0 +1,239 @@
+"""From a checkpoint to an artifact that says the same as torch, and scores that do not flatter."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import highwall
+from targets.runtime import artifact, golden
+from targets.runtime.engine import open_session
+from targets.runtime.errors import HighwallError
+from toolkit import checkpoint
+from toolkit.build import Calibration, build, compare
+from toolkit.checkpoint import Model
+from toolkit.data.folder import read
+from toolkit.data.samples import Samples
+from toolkit.data.synthetic import crack_images, mine_chips
+from toolkit.data.write import write
+from toolkit.evaluate import evaluate
+from toolkit.export import onnx as export_onnx
+from toolkit.models import Foreign, find
+from toolkit.network import CrackNet, NetworkConfig
+from toolkit.quantize import int8
+
+
+@pytest.fixture(scope="module")
+def samples(chips_folder: Path) -> Samples:
+    return read(chips_folder)
+
+
+@pytest.fixture(scope="module")
+def built(run_folder: Path, samples: Samples, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("built") / "small.highwall"
+    model, network = checkpoint.load(run_folder)
+    build(
+        model,
+        network,
+        board="rpi4b",
+        out=out,
+        precision="int8",
+        data=Calibration.of(samples, model),
+        say=lambda _: None,
+    )
+    return out
+
+
+def test_the_same_inputs_give_the_same_artifact(
+    built: Path, run_folder: Path, samples: Samples, tmp_path: Path
+) -> None:
+    model, network = checkpoint.load(run_folder)
+    again = tmp_path / "again.highwall"
+    data = Calibration.of(samples, model)
+    build(model, network, board="rpi4b", out=again, precision="int8", data=data, say=lambda _: None)
+    assert again.read_bytes() == built.read_bytes()
+
+
+def test_an_artifact_holds_no_path_of_the_machine_that_built_it(built: Path) -> None:
+    data = built.read_bytes()
+    for place in (str(Path.home()), str(Path(__file__).parent.parent.parent), "site-packages"):
+        assert place.encode() not in data
+
+
+def test_the_built_artifact_passes_its_golden_vectors(built: Path) -> None:
+    found = artifact.read(built)
+    report = golden.check(found, open_session("onnx", found.model))
+    assert report.passed
+    assert report.n == 8
+    assert found.manifest.board == "rpi4b"
+    assert found.manifest.recipe["name"] == "onnx-int8-minmax"
+
+
+def test_the_int8_model_has_integer_convolutions_per_channel(built: Path) -> None:
+    graph = onnx.load_from_string(artifact.read(built).model).graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("QuantizeLinear") > 20
+    weights = [t for t in graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4]
+    assert len(weights) > 20
+    scales = [
+        t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 1 and t.dims[0] > 1
+    ]
+    assert scales
+
+
+@pytest.mark.parametrize("task", ["classify", "segment"])
+@pytest.mark.parametrize(("bands", "dtype"), [(3, "uint8"), (13, "uint16")])
+def test_the_float_export_says_what_torch_says(task: str, bands: int, dtype: str) -> None:
+    torch.manual_seed(0)
+    config = NetworkConfig(task, bands, 8, 4, slice_size=26)  # type: ignore[arg-type]
+    network = CrackNet(bands, config.task, 8, 4).eval()
+    full = 255.0 if dtype == "uint8" else 10000.0
+    model = Model("m", config, (full / 3,) * bands, (full / 4,) * bands, dtype)
+    assert compare(model, network, export_onnx.export(model, network), None) < 1e-5
+
+
+def test_a_network_with_sensors_exports_with_two_inputs() -> None:
+    torch.manual_seed(0)
+    config = NetworkConfig("classify", 3, 8, 4, sensors=5, slice_size=18)
+    network = CrackNet(3, "classify", 8, 4, sensors=5).eval()
+    model = Model("m", config, (0.0,) * 3, (255.0,) * 3)
+    exported = export_onnx.export(model, network)
+    assert [i.name for i in onnx.load_from_string(exported).graph.input] == ["image", "sensors"]
+    assert compare(model, network, exported, None) < 1e-5
+
+
+def test_calibration_and_judgement_never_share_an_image(run_folder: Path, samples: Samples) -> None:
+    model, _ = checkpoint.load(run_folder)
+    divided = Calibration.of(samples, model)
+    assert divided.judged is not None
+    fitted = {image.tobytes() for image in divided.images}
+    assert not fitted & {image.tobytes() for image in divided.judged.images}
+    assert len(divided.images) + len(divided.judged) <= len(samples)
+
+
+def test_gates_stay_float_and_the_body_does_not(run_folder: Path) -> None:
+    model, network = checkpoint.load(run_folder)
+    graph = onnx.load_from_string(export_onnx.export(model, network)).graph
+    gates = int8.gates(graph)
+    nodes = {node.name: node for node in graph.node}
+    assert sum(nodes[name].op_type == "Sigmoid" for name in gates) == 9  # 3 SE, 3 CBAMs of two; not the output's
+    body = [node for node in graph.node if node.op_type == "Conv" and node.name not in gates]
+    assert len(body) > 40
+
+
+def test_a_checkpoint_and_its_artifact_score_alike(built: Path, run_folder: Path, samples: Samples) -> None:
+    of_torch = evaluate(run_folder, samples, None)
+    of_int8 = evaluate(built, samples, None)
+    assert of_torch.n == of_int8.n == len(samples)
+    assert of_int8.threshold == pytest.approx(of_torch.threshold)
+    assert abs(of_torch.auc - of_int8.auc) < 0.1
+
+
+def test_evaluate_prints_the_promised_keys(built: Path, chips_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert highwall.main(["evaluate", str(built), "--data", str(chips_folder), "--threshold", "0.4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == set("precision recall f1 overall_accuracy kappa auc average_precision threshold n".split())
+    assert found["threshold"] == 0.4
+
+
+def test_build_reports_accuracy_before_and_after(built: Path) -> None:
+    receipt = artifact.read(built).receipt
+    assert set(receipt["accuracy"]) == {"fp32", "int8"}
+    assert receipt["model_bytes"] < receipt["float_model_bytes"] * 1.5
+    assert receipt["cost"]["macs"] == sum(layer["macs"] for layer in receipt["cost"]["layers"])
+
+
+def run(*words: object) -> int:
+    return highwall.main([str(word) for word in words])
+
+
+def test_cost_reads_presets_checkpoints_and_artifacts_alike(
+    built: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counted = []
+    for model in (run_folder, built):
+        assert run("cost", model, "--json") == 0
+        counted.append(json.loads(capsys.readouterr().out))
+    assert counted[0] == counted[1]
+    assert run("cost", "mine") == 0
+    assert "times fewer MACs" in capsys.readouterr().out
+
+
+class Foreigner(nn.Module):
+    """Somebody else's network: three classes from grey 20x20 images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 256, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.body(x)
+        return found
+
+
+def test_any_torch_module_exports_with_preprocessing_and_softmax_inside(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    out = tmp_path / "foreign.onnx"
+    assert run("export", f"{__name__}:Foreigner", "--to", out, "--size", 20, "--bands", 1) == 0
+    session = open_session("onnx", out.read_bytes())
+    answer = session.run(np.random.RandomState(0).randint(0, 256, (20, 20, 1), np.uint8))
+    assert answer.shape == (3,)
+    assert answer.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_foreign_module_becomes_an_artifact_too(tmp_path: Path) -> None:
+    out = tmp_path / "foreign.highwall"
+    words = ("--board", "host", "--out", out, "--precision", "fp32", "--size", 20, "--bands", 1)
+    assert run("build", f"{__name__}:Foreigner", *words) == 0
+    assert run("verify", out) == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "size", "message"),
+    [
+        ("no_such_module_here:x", 20, "no module"),
+        (f"{__name__}:Missing", 20, "Missing"),
+        (f"{__name__}:json", 20, "not a torch"),
+        (f"{__name__}:Foreigner", 31, "31"),
+    ],
+)
+def test_a_factory_that_cannot_work_is_refused_in_one_line(spec: str, size: int, message: str) -> None:
+    with pytest.raises(HighwallError, match=message) as caught:
+        find(spec, Foreign(size=size, bands=1))
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_words_to_build_are_refused_before_anything_is_written(
+    run_folder: Path, chips_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bands13, cracks, empty = tmp_path / "bands13", tmp_path / "cracks", tmp_path / "empty"
+    write(mine_chips(12, size=24, bands=13, seed=1), bands13)
+    write(crack_images(6, size=32, seed=1), cracks)
+    empty.mkdir()
+    out = tmp_path / "x.highwall"
+    good = ("--board", "rpi4b", "--out", out, "--calibration", chips_folder)
+    cases: list[tuple[tuple[object, ...], str]] = [
+        (("build", run_folder, "--board", "rpi4c", "--out", out, "--calibration", chips_folder), "rpi4b"),
+        (("build", run_folder, "--board", "rpi4b", "--out", tmp_path / "x.zip"), ".highwall"),
+        (("build", run_folder, "--board", "rpi4b", "--out", out), "--calibration"),
+        (("build", run_folder, *good[:-1], bands13), "13"),
+        (("build", run_folder, *good[:-1], cracks), "24x24"),
+        (("build", run_folder, *good[:-1], empty), "empty"),
+        (("build", run_folder, *good[:-1], tmp_path / "nowhere"), "nowhere"),
+        (("build", tmp_path / "no.safetensors", *good), "no.safetensors"),
+        (("build", "mine", *good), "preset"),
+        (("evaluate", run_folder, "--data", cracks), "classify"),
+        (("evaluate", run_folder, "--data", chips_folder, "--threshold", "1.5"), "probability"),
+        (("export", run_folder, "--to", tmp_path / "m.pb"), ".onnx"),
+    ]
+    for words, message in cases:
+        assert run(*words) == 1, words
+        errors = capsys.readouterr().err
+        assert message in errors
+        assert errors.count("\n") == 1
+    assert not out.exists()
+    assert not list(tmp_path.glob(".*"))

@@ -1,0 +1,206 @@
+"""Training repeats to the bit, resumes to the bit, and says plainly what it refuses."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import small_request
+
+from targets.runtime.errors import HighwallError
+from toolkit import checkpoint
+from toolkit.data.folder import read
+from toolkit.data.synthetic import crack_images
+from toolkit.runs import Request, plan
+from toolkit.train import TrainConfig, learning_rate, loss_of, optimizer_for
+
+
+def weights_in(folder: Path) -> bytes:
+    return (folder / "checkpoint.safetensors").read_bytes()
+
+
+def test_the_same_seed_gives_the_same_checkpoint_to_the_byte(
+    chips_folder: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    samples = read(chips_folder)
+    plan(samples, small_request(tmp_path / "again")).run(lambda _: None)
+    assert weights_in(tmp_path / "again") == weights_in(run_folder)
+    plan(samples, small_request(tmp_path / "other", seed=1)).run(lambda _: None)
+    assert weights_in(tmp_path / "other") != weights_in(run_folder)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+def test_a_run_stopped_after_an_epoch_resumes_to_the_same_bytes(
+    chips_folder: Path, tmp_path: Path, optimizer: str
+) -> None:
+    samples = read(chips_folder)
+    whole = plan(samples, small_request(tmp_path / "whole", optimizer=optimizer))
+    whole.run(lambda _: None)
+
+    class StopRun(Exception):
+        pass
+
+    def stop(_: str) -> None:
+        raise StopRun
+
+    first = plan(samples, small_request(tmp_path / "parts", optimizer=optimizer))
+    with pytest.raises(StopRun):
+        first.run(stop)
+    second = plan(samples, small_request(tmp_path / "parts", optimizer=optimizer))
+    second.resume()
+    assert len(second.history) == 1
+    second.run(lambda _: None)
+    assert weights_in(tmp_path / "parts") == weights_in(tmp_path / "whole")
+
+
+def test_a_killed_run_resumes_to_the_same_weights(chips_folder: Path, tmp_path: Path) -> None:
+    def command(out: str, *more: str) -> list[str]:
+        options = "--task classify --slice 24 --width 8 --growth 4 --epochs 6 --batch 8 --threads 1".split()
+        return [sys.executable, "-m", "highwall", "train", "--data", str(chips_folder), "--out", out, *options, *more]
+
+    whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
+    subprocess.run(command(whole), check=True, capture_output=True)
+    process = subprocess.Popen(command(parts), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            break
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "parts" / "checkpoint.safetensors").exists()
+    refused = subprocess.run(command(parts), capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "--resume" in refused.stderr
+    subprocess.run(command(parts, "--resume"), check=True, capture_output=True)
+    assert weights_in(tmp_path / "parts") == weights_in(tmp_path / "whole")
+
+
+def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_half_written(chips_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = "--task classify --slice 24 --width 8 --growth 4 --epochs 500 --batch 8 --threads 1".split()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "highwall", "train", "--data", str(chips_folder), "--out", str(out), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            break
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    assert {path.name for path in out.iterdir()} == {"state.safetensors", "history.jsonl"}
+
+
+def test_resuming_with_other_settings_names_them(chips_folder: Path, run_folder: Path) -> None:
+    with pytest.raises(HighwallError, match=r"config\.lr: 0\.003 there, 0\.5 here"):
+        plan(read(chips_folder), small_request(run_folder, lr=0.5)).resume()
+    with pytest.raises(HighwallError, match="network"):
+        plan(read(chips_folder), small_request(run_folder, width=12)).resume()
+
+
+def test_the_held_out_fold_is_never_looked_at(chips_folder: Path, tmp_path: Path) -> None:
+    samples = read(chips_folder)
+    assert samples.folds is not None
+    trainer = plan(samples, small_request(tmp_path, held="2"))
+    names = set(trainer.train.names) | set(trainer.validation.names)
+    held = {name for name, fold in zip(samples.names, samples.folds, strict=True) if fold == 2}
+    assert held
+    assert not names & held
+    assert not set(trainer.train.names) & set(trainer.validation.names)
+
+
+def test_training_learns(chips_folder: Path, tmp_path: Path) -> None:
+    losses: list[float] = []
+    trainer = plan(read(chips_folder), small_request(tmp_path, epochs=6))
+    trainer.run(lambda line: losses.append(float(line.split("loss ")[1].split()[0])))
+    assert losses[-1] < losses[0]
+
+
+def test_segment_trains_on_crops_and_writes_a_checkpoint(tmp_path: Path) -> None:
+    samples = crack_images(10, size=64, seed=3)
+    request = Request("segment", tmp_path / "run", width=8, growth=4, epochs=1, batch=4)
+    model = plan(samples, request).run(lambda _: None)
+    assert (model.network.task, model.network.slice_size) == ("segment", 64)
+    assert 0 <= model.threshold <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "crack"}, "preset crack is made to segment"),
+        ({"slice_size": 99}, "larger than the images"),
+        ({"slice_size": 2}, "3x3"),
+        ({"epochs": 0}, "--epochs"),
+        ({"held": "9"}, "9"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused(
+    chips_folder: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(HighwallError, match=message):
+        plan(read(chips_folder), small_request(tmp_path, **changes))
+
+
+def test_a_loss_that_explodes_stops_the_run(chips_folder: Path, tmp_path: Path) -> None:
+    trainer = plan(read(chips_folder), small_request(tmp_path, lr=1e30, optimizer="sgd"))
+    with pytest.raises(HighwallError, match="lower --lr"):
+        trainer.run(lambda _: None)
+
+
+def test_binary_cross_entropy_is_equation_7() -> None:
+    logits = torch.tensor([[0.3], [-1.2], [2.0]])
+    targets = torch.tensor([[1.0], [0.0], [0.0]])
+    p = 1 / (1 + np.exp(-logits.numpy().astype(float)))
+    x = targets.numpy()
+    by_hand = float(np.mean(-(x * np.log(p) + (1 - x) * np.log(1 - p))))
+    assert float(loss_of(logits, targets, "bce")) == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_the_schedule_warms_up_and_ends_near_nothing() -> None:
+    rates = [learning_rate(step, 200, 1.0) for step in range(200)]
+    assert max(rates) == pytest.approx(1.0, abs=0.01)
+    assert rates[0] < 0.2
+    assert rates[-1] < 0.001
+
+
+def test_an_unknown_optimizer_names_the_known_ones() -> None:
+    from toolkit.network import build_network, preset
+
+    with pytest.raises(HighwallError, match="sgd, adam or rmsprop"):
+        optimizer_for(build_network(preset("mine")), TrainConfig("x", preset("mine"), optimizer="lion"))
+
+
+def test_a_checkpoint_comes_back_as_it_was_written(run_folder: Path) -> None:
+    model, network = checkpoint.load(run_folder)
+    image = torch.randn(2, 3, 24, 24)
+    _, again = checkpoint.load(run_folder / "checkpoint.safetensors")
+    assert torch.equal(network(image), again(image))
+    assert model.labels == ("no mine", "mine")
+
+
+@pytest.mark.parametrize("damage", ["missing", "text", "cut", "foreign"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(run_folder: Path, tmp_path: Path, damage: str) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "bad.safetensors"
+    if damage == "text":
+        path.write_text("not weights")
+    elif damage == "cut":
+        path.write_bytes(weights_in(run_folder)[:-100])
+    elif damage == "foreign":
+        save_file({"a": torch.zeros(2)}, path)
+    with pytest.raises(HighwallError) as caught:
+        checkpoint.load(path)
+    assert "\n" not in str(caught.value)
+    assert "bad.safetensors" in str(caught.value)

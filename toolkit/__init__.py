@@ -1,0 +1,1 @@
+"""The workbench: network, data, training, quantization, export and build."""

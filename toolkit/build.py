@@ -1,0 +1,257 @@
+"""From a checkpoint to an artifact: export, quantize, compare with torch, score, write, step by step."""
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from targets.board import load_board
+from targets.runtime import artifact, golden
+from targets.runtime.engine import Engine, open_session
+from targets.runtime.errors import HighwallError
+from targets.runtime.manifest import InputSpec, Manifest
+from toolkit import cost
+from toolkit.checkpoint import Model
+from toolkit.data.batches import centre_crop
+from toolkit.data.samples import Samples, Unlabelled
+from toolkit.export import onnx
+from toolkit.metrics import Scores, Tally
+from toolkit.models import example
+from toolkit.quantize import int8
+
+SEEDS = (1, 2, 3, 4)
+CALIBRATION_IMAGES = 200
+MAP_STRIDE = 7  # golden maps keep every 7th row and column: odd, so that no 2x2 pattern hides
+JUDGED_CHIPS, JUDGED_PIXELS = 2000, 8_000_000  # judgement stops here, so that a build ends within a minute
+
+# The largest difference between this machine's golden outputs and a board's that is still a match. Float
+# kernels differ in the order of their sums; int8 ones by at most one step of the last activation.
+TOLERANCE = {"fp32": 1e-4, "int8": 0.02}
+# How far a built model may stray from torch on the golden inputs before the build is refused.
+PARITY = {"fp32": 1e-3, "int8": 0.5}
+
+Images = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Images to find int8 ranges on, other, labelled ones to judge by, and the hash of all that was given."""
+
+    images: Images
+    judged: Samples | None
+    digest: str
+
+    @staticmethod
+    def of(data: Samples | Unlabelled, model: Model) -> "Calibration":
+        """Divide `data`, so that what ranges are fitted to never judges the result.
+
+        Raises HighwallError where the images do not fit `model`.
+        """
+        if isinstance(data, Samples):
+            digest, data = data.digest, centre_crop(data, model.network.slice_size)
+        else:
+            digest = data.digest
+        check_fits(model, data)
+        if len(data.images) == 0:
+            raise HighwallError("no image to calibrate on")
+        step = max(2, len(data.images) // CALIBRATION_IMAGES)
+        chosen = np.arange(0, len(data.images), step)[:CALIBRATION_IMAGES]
+        if not isinstance(data, Samples) or len(data) < 4 or model.classes > 2:
+            return Calibration(data.images[chosen], None, digest)
+        rest = np.setdiff1d(np.arange(len(data)), chosen)
+        most = max(1, JUDGED_PIXELS // data.labels[0].size) if data.task == "segment" else JUDGED_CHIPS
+        return Calibration(data.images[chosen], data.take(rest[:: max(1, -(-len(rest) // most))]), digest)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A model in its engine's format, and what was learned on the way."""
+
+    model: bytes
+    parity: float  # largest difference from torch over the golden inputs
+    float_model: bytes
+
+
+def input_spec(model: Model) -> InputSpec:
+    """What the artifact says of its input; the arithmetic itself is inside the graph."""
+    side = model.network.slice_size
+    return InputSpec(
+        height=side,
+        width=side,
+        bands=model.network.bands,
+        dtype=model.dtype,  # type: ignore[arg-type]
+        scale=tuple(1 / std for std in model.std),
+        offset=tuple(-mean / std for mean, std in zip(model.mean, model.std, strict=True)),
+        sensors=model.network.sensors,
+    )
+
+
+def check_fits(model: Model, data: Samples | Unlabelled) -> None:
+    """Refuse images the model cannot take, naming both sides."""
+    side, bands = model.network.slice_size, model.network.bands
+    _, height, width, found = data.images.shape
+    if found != bands:
+        raise HighwallError(f"{model.name} takes {bands} bands, the images have {found}; choose matching data")
+    if str(data.images.dtype) != model.dtype:
+        raise HighwallError(f"{model.name} takes {model.dtype} pixels, the images are {data.images.dtype}")
+    if (height, width) != (side, side):
+        raise HighwallError(
+            f"{model.name} takes {side}x{side} images, these are {height}x{width}; cut or tile them first"
+        )
+    if isinstance(data, Samples) and data.task != model.network.task:
+        raise HighwallError(
+            f"{model.name} is trained to {model.network.task}, but this data is labelled to {data.task}"
+        )
+
+
+def compile_model(
+    model: Model, network: nn.Module, precision: str, calibration: Images | None, say: Callable[[str], None]
+) -> Compiled:
+    """Export, quantize when asked, and hold the result against torch on the golden inputs."""
+    if precision not in TOLERANCE:
+        raise HighwallError(f"precision {precision!r} is unknown; choose fp32 or int8")
+    if precision == "int8" and calibration is None:
+        raise HighwallError("int8 needs --calibration DIR: images like those the board will see")
+    say("export to ONNX")
+    exported = onnx.export(model, network)
+    result = exported
+    if precision == "int8" and calibration is not None:
+        say(f"quantize to int8, calibrated on {len(calibration)} images")
+        result = int8.quantize(exported, list(calibration))
+    say("compare with torch")
+    parity = compare(model, network, result, calibration)
+    if not parity <= PARITY[precision]:
+        raise HighwallError(
+            f"the {precision} model is {parity:.3g} off torch, more than {PARITY[precision]:g}; "
+            "build it at --precision fp32, or calibrate on images like the training ones"
+        )
+    return Compiled(result, parity, exported)
+
+
+def compare(model: Model, network: nn.Module, compiled: bytes, real: Images | None) -> float:
+    """The largest difference in probability between the compiled model and torch."""
+    session, spec = open_session("onnx", compiled), input_spec(model)
+    images = [golden.seeded_image(seed, spec) for seed in SEEDS] + list([] if real is None else real[:4])
+    largest = 0.0
+    for index, image in enumerate(images):
+        sensors = golden.sensor_features(index, spec)
+        difference = session.run(image, sensors) - onnx.run_torch(model, network, image, sensors)
+        largest = max(largest, float(np.abs(difference).max()))
+    return largest
+
+
+def judge(session: Engine, samples: Samples, threshold: float) -> Scores:
+    """Run every sample through the engine and score it; multi-class models are not scored."""
+    tally = Tally()
+    for image, label in zip(samples.images, samples.labels, strict=True):
+        probability = session.run(image)
+        if samples.task == "classify":
+            tally.add(label, probability[-1])
+        else:
+            tally.add_pixels(label, probability)
+    return tally.scores(threshold)
+
+
+def build(
+    model: Model,
+    network: nn.Module,
+    board: str,
+    out: Path,
+    precision: str,
+    data: Calibration | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Compile `model` for `board` and write the artifact to `out`; returns its receipt.
+
+    Raises HighwallError before anything is written when a part does not fit; `out` is whole or absent.
+    """
+    started = time.perf_counter()
+    target = load_board(board)
+    calibration, judged = (data.images, data.judged) if data is not None else (None, None)
+    compiled = compile_model(model, network, precision, calibration, say)
+    accuracy: dict[str, Any] = {}
+    if judged is not None:
+        members = {"fp32": compiled.float_model, precision: compiled.model}
+        for name, member in members.items():
+            say(f"score {len(judged)} labelled images at {name}")
+            accuracy[name] = judge(open_session("onnx", member), judged, model.threshold).as_dict()
+    spec = input_spec(model)
+    session = open_session("onnx", compiled.model)
+    real = None if calibration is None else calibration[: 4 if model.network.task == "classify" else 1]
+    vectors = golden.make(
+        session,
+        spec,
+        SEEDS if model.network.task == "classify" else SEEDS[:2],
+        real,
+        stride=1 if model.network.task == "classify" else MAP_STRIDE,
+        tolerance=TOLERANCE[precision],
+    )
+    counted = cost.measure(network, *example(model))
+    receipt = {
+        "precision": precision,
+        "board": target.name,
+        "model_bytes": len(compiled.model),
+        "float_model_bytes": len(compiled.float_model),
+        "parity_error": compiled.parity,
+        "accuracy": accuracy,
+        "cost": counted.as_dict(),
+    }
+    side = model.network.slice_size
+    manifest = Manifest(
+        name=model.name,
+        task=model.network.task,
+        model_version=1,
+        input=spec,
+        output_shape=(side, side) if model.network.task == "segment" else (1 if model.classes == 2 else model.classes,),
+        threshold=model.threshold,
+        labels=model.labels,
+        board=target.name,
+        runtime="onnx",
+        recipe={"name": f"onnx-{precision}" + ("-minmax" if precision == "int8" else "")},
+        provenance=_provenance(model, network, data),
+    )
+    say(f"write {out}")
+    artifact.write(out, manifest, compiled.model, vectors, receipt)
+    say(f"built in {time.perf_counter() - started:.1f} s")
+    return receipt
+
+
+def _provenance(model: Model, network: nn.Module, data: Calibration | None) -> dict[str, Any]:
+    """What went in: enough to repeat the build, and nothing that differs from one machine to the next."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        weights.update(name.encode() + tensor.cpu().numpy().tobytes())
+    packages = ("torch", "onnx", "onnxruntime", "numpy")
+    return {
+        "weights_sha256": weights.hexdigest(),
+        "calibration_sha256": None if data is None else data.digest,
+        "network": asdict(model.network),
+        "training": model.provenance,
+        "packages": {name: version(name).split("+")[0] for name in packages},
+        "python": platform.python_version(),
+    }
+
+
+def summary(receipt: dict[str, Any]) -> list[str]:
+    """A receipt's figures for people: size, parity, MACs, accuracy before and after."""
+    counted = receipt["cost"]
+    lines = [
+        f"{receipt['precision']} model {receipt['model_bytes'] / 1000:,.0f} kB "
+        f"(float {receipt['float_model_bytes'] / 1000:,.0f} kB), {counted['parameters']:,} parameters",
+        f"{counted['macs'] / 1e6:,.1f} M MACs, {counted['ratio']:.1f} times fewer than with generic convolutions",
+        f"at most {receipt['parity_error']:.2g} off torch on the golden inputs",
+    ]
+    for precision, scores in receipt["accuracy"].items():
+        lines.append(
+            f"{precision:<5} AUC {scores['auc']:.4f}  F1 {scores['f1']:.4f}  recall {scores['recall']:.4f} "
+            f"at {scores['threshold']:g}  ({scores['n']:,} labels, none used for calibration)"
+        )
+    return lines

@@ -1,0 +1,86 @@
+"""A trained network on disk: one safetensors file whose metadata says how to rebuild and feed it."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from targets.runtime.errors import HighwallError
+from targets.runtime.files import atomic_write
+from toolkit.network import CrackNet, NetworkConfig, build_network
+
+FORMAT = "highwall-checkpoint-1"
+
+
+@dataclass(frozen=True)
+class Model:
+    """All that export and evaluation need to know beside the weights.
+
+    mean, std: per band, of raw pixels, in the units of `dtype`; the network sees (pixel - mean) / std.
+    """
+
+    name: str
+    network: NetworkConfig
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dtype: str = "uint8"
+    threshold: float = 0.5
+    labels: tuple[str, ...] = ("negative", "positive")
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> int:
+        """How many labels; two of them share one output, the probability of the second."""
+        return len(self.labels)
+
+
+def save(path: Path, model: Model, weights: dict[str, Tensor]) -> None:
+    """Write `weights` and what `model` says of them, whole or not at all; the same inputs give the same bytes."""
+    # One key only: safetensors writes several in an order that differs from run to run.
+    metadata = {FORMAT: json.dumps(asdict(model), sort_keys=True)}
+    with atomic_write(path) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial, metadata)
+
+
+def read(path: Path) -> tuple[Model, dict[str, Tensor]]:
+    """What `save` wrote. Raises HighwallError for a missing, damaged or foreign file."""
+    path = Path(path)
+    if path.is_dir() and (path / "checkpoint.safetensors").exists():
+        path = path / "checkpoint.safetensors"  # a run's folder stands for its checkpoint
+    if not path.is_file():
+        raise HighwallError(f"no checkpoint at {path}; `highwall train` writes one to RUN/checkpoint.safetensors")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise HighwallError(f"{path} is not a readable checkpoint ({error}); train or copy it again") from error
+    if FORMAT not in metadata:
+        raise HighwallError(f"{path} holds tensors but not a Highwall checkpoint; expected one from `highwall train`")
+    fields = json.loads(metadata[FORMAT])
+    network = NetworkConfig(**fields.pop("network"))
+    fields |= {key: tuple(fields[key]) for key in ("mean", "std", "labels")}
+    return Model(network=network, **fields), weights
+
+
+def load(path: Path) -> tuple[Model, CrackNet]:
+    """The checkpoint's network with its weights, in evaluation mode."""
+    model, weights = read(path)
+    network = build_network(model.network)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise HighwallError(
+            f"the weights in {path} do not fit the network it names; it was written by another version"
+        ) from error
+    return model, network.eval()
+
+
+def weights_of(network: torch.nn.Module) -> dict[str, Tensor]:
+    """A detached copy of the network's tensors on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}

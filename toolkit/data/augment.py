@@ -1,0 +1,74 @@
+"""Training variations of a batch: what a camera, a season or a dusty day could have changed.
+
+All act on float images in [0, 1] of shape (N, C, H, W), and on masks (N, 1, H, W) alike where pixels move.
+Draws come from torch's generator, which the trainer seeds for each epoch.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def turn(images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Each batch in one of the eight symmetries of the square, halves of it mirrored."""
+    quarter = int(torch.randint(4, ()))
+    mirrored = torch.rand(images.shape[0]) < 0.5
+
+    def apply(x: Tensor) -> Tensor:
+        x = torch.rot90(x, quarter, (2, 3))
+        return torch.where(mirrored.view(-1, 1, 1, 1).to(x.device), x.flip(3), x)
+
+    return apply(images), None if masks is None else apply(masks)
+
+
+def zoom(images: Tensor, masks: Tensor | None, low: float = 0.75, high: float = 1.3) -> tuple[Tensor, Tensor | None]:
+    """Each image rotated by any angle, scaled by `low` to `high` and shifted up to an eighth; edges mirrored."""
+    n = images.shape[0]
+    scale = torch.exp(torch.empty(n).uniform_(math.log(low), math.log(high)))
+    angle = torch.rand(n) * 2 * math.pi
+    shift = (torch.rand(n, 2) - 0.5) / 4
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    theta = torch.stack((torch.stack((cos, -sin, shift[:, 0]), 1), torch.stack((sin, cos, shift[:, 1]), 1)), 1)
+    grid = F.affine_grid(theta.to(images.device), [n, 1, *images.shape[2:]], align_corners=False)
+    images = F.grid_sample(images, grid, "bilinear", "reflection", align_corners=False)
+    if masks is not None:
+        masks = F.grid_sample(masks, grid, "bilinear", "reflection", align_corners=False)
+        masks = (masks >= 0.5).to(images.dtype)
+    return images, masks
+
+
+def weather(images: Tensor, strength: float = 1.0, ceiling: float = 1.0) -> Tensor:
+    """Light, haze and sensor: gain, contrast and offset per image, a little per band, gamma, blur and noise.
+
+    `ceiling` is where the sensor saturates, in the images' units.
+    """
+    n, bands = images.shape[:2]
+
+    def draw(spread: float, *shape: int) -> Tensor:
+        return (torch.rand(n, *shape, 1, 1).to(images.device) * 2 - 1) * spread * strength
+
+    mean = images.mean((2, 3), keepdim=True)
+    images = (images - mean) * (1 + draw(0.3, 1)) + mean * (1 + draw(0.25, 1) + draw(0.12, bands)) + draw(0.04, 1)
+    images = images.clamp(1e-4, ceiling) ** torch.exp(draw(0.25, 1))
+    if float(torch.rand(())) < 0.25:
+        soft = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        images = torch.lerp(images, soft, torch.rand(n, 1, 1, 1).to(images.device))
+    if float(torch.rand(())) < 0.5:
+        images = images + torch.randn(images.shape).to(images.device) * 0.02 * strength * torch.rand(())
+    return images.clamp(0, ceiling)
+
+
+def dropout_patches(images: Tensor, chance: float = 0.3) -> Tensor:
+    """Patches without data, black as in a cloud-masked scene, so that no label can be read off them."""
+    n, _, height, width = images.shape
+    hit = torch.rand(n) < chance
+    centre = torch.rand(n, 2)
+    radius = torch.rand(n, 2) * 0.15 + 0.03
+    rows = ((torch.arange(height) + 0.5) / height).view(1, -1, 1)
+    columns = ((torch.arange(width) + 0.5) / width).view(1, 1, -1)
+    offset_rows = (rows - centre[:, :1, None]) / radius[:, :1, None]
+    offset_columns = (columns - centre[:, 1:, None]) / radius[:, 1:, None]
+    gone = (offset_rows**2 + offset_columns**2 < 1) & hit.view(-1, 1, 1)
+    return images.masked_fill(gone.unsqueeze(1).to(images.device), 0.0)

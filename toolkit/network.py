@@ -1,0 +1,172 @@
+"""CrackNet: the lightweight, densely connected, attention-fused network of the paper's section 3.2."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from targets.runtime.errors import HighwallError
+from toolkit.layers import CBAM, ConvNormReLU, RFBs, SeparableConv, SqueezeExcite, halve
+
+Task = Literal["classify", "segment"]
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """All that decides the network's shape; stored in every checkpoint."""
+
+    task: Task
+    bands: int
+    width: int
+    growth: int
+    sensors: int = 0
+    slice_size: int = 48  # pixels a side; training and export use it, the network itself takes any size
+
+
+PRESETS: dict[str, NetworkConfig] = {
+    "mine": NetworkConfig("classify", bands=3, width=32, growth=24, slice_size=48),
+    "crack": NetworkConfig("segment", bands=3, width=24, growth=16, slice_size=448),
+}
+
+
+def preset(name: str, **changes: int) -> NetworkConfig:
+    """The preset called `name` with some of its fields changed."""
+    if name not in PRESETS:
+        raise HighwallError(f"no preset is called {name!r}; known presets: {', '.join(sorted(PRESETS))}")
+    return replace(PRESETS[name], **changes)  # type: ignore[arg-type]
+
+
+class DenseStage(nn.Module):
+    """Layers of one scale: each reads all earlier outputs, concatenated, and adds `growth` channels."""
+
+    def __init__(self, inputs: int, growth: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(SeparableConv(inputs + i * growth, growth) for i in range(layers))
+        self.outputs = inputs + layers * growth
+        self.attention = SqueezeExcite(self.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.cat((x, layer(x)), 1)
+        gated: Tensor = self.attention(x)
+        return gated
+
+
+class Fusion(nn.Module):
+    """Two-way path aggregation: attention on each level, RFB-s on the deeper ones, top-down, bottom-up.
+
+    Takes maps from fine to coarse, each half the size of the one before; gives as many, `width` channels each.
+    """
+
+    def __init__(self, levels: list[int], width: int) -> None:
+        super().__init__()
+        # The levels are narrowed to the width they are fused at before attention looks at them: pooling
+        # is memory traffic, which costs a board more than its few MACs say.
+        self.lateral = nn.ModuleList(
+            nn.Sequential(ConvNormReLU(channels, width, 1), CBAM(width)) for channels in levels
+        )
+        self.context = nn.ModuleList(RFBs(width) for _ in levels[1:])
+        self.top_down = nn.ModuleList(SeparableConv(width, width) for _ in levels[1:])
+        self.bottom_up = nn.ModuleList(SeparableConv(width, width) for _ in levels[1:])
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        maps = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
+        maps[1:] = [context(x) for context, x in zip(self.context, maps[1:], strict=True)]
+        for i in reversed(range(len(maps) - 1)):
+            up = F.interpolate(maps[i + 1], size=maps[i].shape[-2:], mode="nearest")
+            maps[i] = self.top_down[i](maps[i] + up)
+        for i in range(1, len(maps)):
+            maps[i] = self.bottom_up[i - 1](maps[i] + halve(maps[i - 1]))
+        return maps
+
+
+class ClassifyHead(nn.Module):
+    """One logit a slice from the mean and maximum of every fused level, and from sensor features if any."""
+
+    def __init__(self, levels: int, width: int, sensors: int, hidden: int = 48) -> None:
+        super().__init__()
+        self.sensor_features = nn.Linear(sensors, 16) if sensors else None
+        self.hidden = nn.Linear(2 * levels * width + (16 if sensors else 0), hidden)
+        self.dropout = nn.Dropout(0.2)
+        self.logit = nn.Linear(hidden, 1)
+
+    def forward(self, maps: list[Tensor], sensors: Tensor | None) -> Tensor:
+        features = [pool for x in maps for pool in (x.mean((2, 3)), x.amax((2, 3)))]
+        if self.sensor_features is not None:
+            if sensors is None:
+                raise ValueError("this network was built with sensors; forward() needs their features")
+            features.append(F.relu(self.sensor_features(sensors)))
+        logit: Tensor = self.logit(self.dropout(F.relu(self.hidden(torch.cat(features, 1)))))
+        return logit
+
+
+class SegmentHead(nn.Module):
+    """One logit a pixel: fused levels meet at half resolution, and four sub-pixel channels give the full one."""
+
+    def __init__(self, levels: int, width: int) -> None:
+        super().__init__()
+        self.refine = SeparableConv(levels * width, width)
+        self.logits = nn.Conv2d(width, 4, 1)
+
+    def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
+        fine = maps[0].shape[-2:]
+        joined = torch.cat(
+            [maps[0]] + [F.interpolate(x, size=fine, mode="bilinear", align_corners=False) for x in maps[1:]],
+            1,
+        )
+        full = F.pixel_shuffle(self.logits(self.refine(joined)), 2)
+        return full[..., : size[0], : size[1]]
+
+
+class CrackNet(nn.Module):
+    """Densely connected depthwise-separable network with attention and two-way multi-scale fusion.
+
+    Input: float (N, bands, H, W), normalised bands; with `sensors=m` also (N, m) sensor features.
+    Output: logits, (N, 1) for `classify` (H, W from 3), (N, 1, H, W) for `segment` (H, W from 1).
+    """
+
+    groups = (3, 3, 2)  # dense layers at 1/2, 1/4 and 1/8 of the input's size
+
+    def __init__(self, bands: int, task: Task, width: int, growth: int, sensors: int = 0) -> None:
+        super().__init__()
+        if task == "segment" and sensors:
+            raise ValueError("sensor features join pooled image features; the segment task has none")
+        self.task = task
+        # A slice has few pixels, so its stem looks at all of them before halving; a photograph has many.
+        first, second = (1, 2) if task == "classify" else (2, 1)
+        self.stem = nn.Sequential(
+            ConvNormReLU(bands, width // 2, stride=first), ConvNormReLU(width // 2, width, stride=second)
+        )
+        self.stages = nn.ModuleList()
+        channels = width
+        for layers in self.groups:
+            stage = DenseStage(channels, growth, layers)
+            self.stages.append(stage)
+            channels = stage.outputs
+        levels = [stage.outputs for stage in self.stages if isinstance(stage, DenseStage)]
+        self.fusion = Fusion(levels, width)
+        self.head: ClassifyHead | SegmentHead = (
+            ClassifyHead(len(levels), width, sensors) if task == "classify" else SegmentHead(len(levels), width)
+        )
+
+    def forward(self, image: Tensor, sensors: Tensor | None = None) -> Tensor:
+        x = self.stem(image)
+        maps = []
+        for i, stage in enumerate(self.stages):
+            x = stage(halve(x) if i else x)
+            maps.append(x)
+        maps = self.fusion(maps)
+        if isinstance(self.head, SegmentHead):
+            logits: Tensor = self.head(maps, (image.shape[-2], image.shape[-1]))
+        else:
+            logits = self.head(maps, sensors)
+        return logits
+
+
+def build_network(config: NetworkConfig) -> CrackNet:
+    """A CrackNet with fresh weights from torch's generator."""
+    fields = asdict(config)
+    del fields["slice_size"]
+    return CrackNet(**fields)

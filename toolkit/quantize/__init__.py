@@ -1,0 +1,1 @@
+"""Quantization: float models into integer ones."""

@@ -1,0 +1,80 @@
+"""Planning a training run: which network, which samples to learn from, and which never to look at."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from targets.runtime.errors import HighwallError
+from toolkit.data.batches import centre_crop
+from toolkit.data.samples import Samples
+from toolkit.data.split import By, hold_out, inner_validation
+from toolkit.network import NetworkConfig, preset
+from toolkit.train import LEARNING_RATES, TrainConfig, Trainer
+
+PRESET_OF_TASK = {"classify": "mine", "segment": "crack"}
+BATCH_OF_TASK = {"classify": 64, "segment": 8}
+VALIDATION_FRACTION = 0.1
+
+
+@dataclass(frozen=True)
+class Request:
+    """A training run as its user asks for it; None leaves the choice to the preset or the data."""
+
+    task: str
+    out: Path
+    preset: str | None = None
+    slice_size: int | None = None
+    width: int | None = None
+    growth: int | None = None
+    held: str | None = None
+    by: By = "fold"
+    optimizer: str = "adam"
+    loss: str = "bce"
+    epochs: int = 12
+    batch: int | None = None
+    lr: float | None = None
+    seed: int = 0
+
+
+def plan(samples: Samples, request: Request) -> Trainer:
+    """A trainer ready to run or resume. Raises HighwallError where data, preset and options do not fit."""
+    if samples.task != request.task:
+        raise HighwallError(f"this data is labelled to {samples.task}; use --task {samples.task}")
+    for name, value in (("--epochs", request.epochs), ("--batch", request.batch), ("--lr", request.lr)):
+        if value is not None and value <= 0:
+            raise HighwallError(f"{name} must be above 0, not {value}")
+    network = _network(samples, request)
+    samples = centre_crop(samples, network.slice_size)
+    everything = np.arange(len(samples))
+    kept = everything if request.held is None else hold_out(samples, request.by, request.held, request.seed)[0]
+    fit, validation, note = inner_validation(samples, kept, VALIDATION_FRACTION, request.seed)
+    config = TrainConfig(
+        name=request.preset or PRESET_OF_TASK[request.task],
+        network=network,
+        epochs=request.epochs,
+        batch=request.batch or BATCH_OF_TASK[request.task],
+        optimizer=request.optimizer,
+        lr=request.lr or LEARNING_RATES[request.optimizer],
+        seed=request.seed,
+        loss=request.loss,
+    )
+    held = None if request.held is None else f"{request.by} {request.held}"
+    provenance = {"all_data": samples.digest, "held_out": held, "split_note": note}
+    return Trainer(config, samples.take(fit), samples.take(validation), request.out, provenance)
+
+
+def _network(samples: Samples, request: Request) -> NetworkConfig:
+    """The preset with the user's changes, fitted to the data's bands and size."""
+    name = request.preset or PRESET_OF_TASK[request.task]
+    changes = {"width": request.width, "growth": request.growth}
+    network = preset(name, **{key: value for key, value in changes.items() if value is not None})
+    if network.task != samples.task:
+        raise HighwallError(f"preset {name} is made to {network.task}, this data is labelled to {samples.task}")
+    smallest = min(samples.size)
+    side = request.slice_size or min(network.slice_size, smallest)
+    if side < (3 if samples.task == "classify" else 1):
+        raise HighwallError(f"--slice {side} is too small; a slice has at least 3x3 pixels")
+    if side > smallest:
+        raise HighwallError(f"--slice {side} is larger than the images ({samples.size[0]}x{samples.size[1]})")
+    return replace(network, bands=samples.bands, slice_size=side)

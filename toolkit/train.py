@@ -1,0 +1,261 @@
+"""Training: binary cross-entropy, a cosine schedule, averaged weights, and runs that resume to the same bits."""
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from targets.runtime.errors import HighwallError
+from targets.runtime.files import atomic_write, write_text
+from toolkit import checkpoint
+from toolkit.checkpoint import Model
+from toolkit.data.batches import Normalisation, to_tensor, training_batches
+from toolkit.data.samples import Samples
+from toolkit.metrics import Scores, Tally
+from toolkit.network import CrackNet, NetworkConfig, build_network
+
+LEARNING_RATES = {"sgd": 0.05, "adam": 3e-3, "rmsprop": 1e-3}
+LOSSES = ("bce", "bce+dice", "focal")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All that decides a run's weights, beside its data; stored with the run."""
+
+    name: str
+    network: NetworkConfig
+    epochs: int = 12
+    batch: int = 64
+    optimizer: str = "adam"
+    lr: float = 3e-3
+    seed: int = 0
+    loss: str = "bce"
+    crop: int = 224  # segment: a training crop's side, pixels
+    draws: int = 0  # samples an epoch; 0: as many as there are, or four crops an image
+    averaging: float = 0.995
+
+
+def optimizer_for(network: CrackNet, config: TrainConfig) -> torch.optim.Optimizer:
+    """Weight decay on kernels only: norms and biases have no length to shrink."""
+    kernels = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": kernels, "weight_decay": 1e-2}, {"params": others, "weight_decay": 0.0}]
+    if config.optimizer == "adam":
+        return torch.optim.AdamW(groups, lr=config.lr)
+    groups[0]["weight_decay"] = 5e-4
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=config.lr, momentum=0.9)
+    raise HighwallError(f"no optimizer is called {config.optimizer!r}; choose sgd, adam or rmsprop")
+
+
+def loss_of(logits: Tensor, targets: Tensor, kind: str) -> Tensor:
+    """Equation 7, or it with a Dice term (1 - 2|AB| / (|A| + |B|)), or focal (Lin et al. 2017, gamma 2)."""
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if kind == "bce":
+        return entropy.mean()
+    probability = torch.sigmoid(logits)
+    if kind == "focal":
+        missed = torch.where(targets > 0.5, 1 - probability, probability)
+        return (entropy * missed**2).mean()
+    overlap = 2 * (probability * targets).sum() + 1
+    return entropy.mean() + 1 - overlap / (probability.sum() + targets.sum() + 1)
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over the first twentieth, then a cosine to nothing."""
+    warm = max(1, steps // 20)
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def predict(network: CrackNet, normalisation: Normalisation, samples: Samples, batch: int = 64) -> Tally:
+    """The network's probabilities over `samples`, tallied against their labels."""
+    network.eval()
+    device = next(network.parameters()).device
+    tally = Tally()
+    batch = batch if samples.task == "classify" else 4
+    with torch.inference_mode():
+        for start in range(0, len(samples), batch):
+            chosen = slice(start, start + batch)
+            images = normalisation.apply(to_tensor(samples.images[chosen]))
+            probability = torch.sigmoid(network(images.to(device))).cpu().numpy()
+            if samples.task == "classify":
+                tally.add(samples.labels[chosen], probability)
+            else:
+                tally.add_pixels(samples.labels[chosen], probability)
+    return tally
+
+
+class Trainer:
+    """One run: its network, averaged copy, optimizer and epoch, kept in RUN/state.safetensors."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        train: Samples,
+        validation: Samples,
+        folder: Path,
+        provenance: dict[str, Any],
+    ) -> None:
+        self.config, self.train, self.validation, self.folder = config, train, validation, folder
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(config.seed)
+        network = build_network(config.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: CrackNet = network.to(self.device)
+        self.averaged = copy.deepcopy(self.network)
+        self.optimizer = optimizer_for(self.network, config)
+        self.normalisation = Normalisation.of(train)
+        per_image = 1 if config.network.task == "classify" else 4
+        self.draws = config.draws or len(train) * per_image
+        self.batch = min(config.batch, self.draws)
+        self.steps = config.epochs * (self.draws // self.batch)
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.provenance = provenance
+
+    @property
+    def state_path(self) -> Path:
+        return self.folder / "state.safetensors"
+
+    def identity(self) -> dict[str, Any]:
+        """What must agree before a run may be resumed."""
+        return {
+            "config": asdict(self.config),
+            "train": self.train.digest,
+            "validation": self.validation.digest,
+        }
+
+    def run(self, say: Callable[[str], None]) -> Model:
+        """Train from the last finished epoch to the end; returns what was saved as the checkpoint."""
+        for epoch in range(len(self.history), self.config.epochs):
+            # Every draw of an epoch follows from the seed and its number, so a resumed run repeats them.
+            torch.manual_seed(int(np.random.SeedSequence([self.config.seed, epoch]).generate_state(1)[0]))
+            loss = self._epoch(epoch)
+            scores = predict(self.averaged, self.normalisation, self.validation).scores(0.5)
+            self.history.append({"epoch": epoch + 1, "loss": loss, "auc": scores.auc, "f1": scores.f1})
+            self._save_state()
+            say(
+                f"epoch {epoch + 1}/{self.config.epochs}  loss {loss:.4f}  "
+                f"validation AUC {scores.auc:.4f}  F1 {scores.f1:.4f}"
+            )
+        return self._finish()
+
+    def _epoch(self, epoch: int) -> float:
+        self.network.train()
+        batches = training_batches(self.train, self.normalisation, self.batch, self.draws, self.config.crop)
+        bar = tqdm(
+            batches,
+            total=self.draws // self.batch,
+            desc=f"epoch {epoch + 1}/{self.config.epochs}",
+            leave=False,
+        )
+        total = 0.0
+        for done, (images, targets) in enumerate(bar, 1):
+            rate = learning_rate(self.step, self.steps, self.config.lr)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            loss = loss_of(self.network(images.to(self.device)), targets.to(self.device), self.config.loss)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+            self.optimizer.step()
+            self._average()
+            self.step += 1
+            total += float(loss.detach())
+            if not math.isfinite(total):
+                raise HighwallError(f"the loss is no longer a number in epoch {epoch + 1}; try a lower --lr")
+            bar.set_postfix(loss=f"{total / done:.4f}")
+        return total / max(1, self.draws // self.batch)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """An exponential average of the weights, short at first so that it forgets where it began."""
+        decay = min(self.config.averaging, (1 + self.step) / (10 + self.step))
+        pairs = zip(self.averaged.state_dict().values(), self.network.state_dict().values(), strict=True)
+        for kept, now in pairs:
+            if kept.is_floating_point():
+                kept.lerp_(now, 1 - decay)
+            else:
+                kept.copy_(now)
+
+    def _save_state(self) -> None:
+        tensors = {f"network.{k}": v for k, v in checkpoint.weights_of(self.network).items()}
+        tensors |= {f"averaged.{k}": v for k, v in checkpoint.weights_of(self.averaged).items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v.detach().cpu().clone() for k, v in values.items()}
+        notes = {"identity": self.identity(), "step": self.step, "history": self.history}
+        with atomic_write(self.state_path) as partial:
+            save_file(
+                {k: v.contiguous() for k, v in tensors.items()},
+                partial,
+                {"notes": json.dumps(notes, sort_keys=True)},
+            )
+        lines = "".join(json.dumps(line) + "\n" for line in self.history)
+        write_text(self.folder / "history.jsonl", lines)
+
+    def resume(self) -> None:
+        """Take up RUN/state.safetensors. Raises HighwallError when it belongs to other settings or data."""
+        with safe_open(self.state_path, "pt") as file:
+            notes = json.loads((file.metadata() or {})["notes"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        theirs, ours = _flat(notes["identity"]), _flat(json.loads(json.dumps(self.identity())))
+        different = [f"{k}: {theirs.get(k)} there, {ours.get(k)} here" for k in ours if theirs.get(k) != ours[k]]
+        if different:
+            raise HighwallError(
+                f"{self.folder} was begun with other settings ({'; '.join(different)}); "
+                "repeat them or choose another --out"
+            )
+        self._restore(self.network, tensors, "network.")
+        self._restore(self.averaged, tensors, "averaged.")
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.step, self.history = notes["step"], notes["history"]
+
+    @staticmethod
+    def _restore(network: CrackNet, tensors: dict[str, Tensor], prefix: str) -> None:
+        network.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+
+    def _finish(self) -> Model:
+        tally = predict(self.averaged, self.normalisation, self.validation)
+        threshold = round(tally.best_threshold(), 4)
+        scores: Scores = tally.scores(threshold)
+        model = Model(
+            name=self.config.name,
+            network=self.config.network,
+            mean=self.normalisation.mean,
+            std=self.normalisation.std,
+            dtype=str(self.train.images.dtype),
+            threshold=threshold,
+            labels=self.train.class_names,
+            provenance=self.provenance
+            | {"train": asdict(self.config), "data": self.train.digest, "validation": scores.as_dict()},
+        )
+        checkpoint.save(self.folder / "checkpoint.safetensors", model, checkpoint.weights_of(self.averaged))
+        return model
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
