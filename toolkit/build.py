@@ -96,6 +96,10 @@ def input_spec(model: Model) -> InputSpec:
 
 def check_fits(model: Model, data: Samples | Unlabelled) -> None:
     """Refuse images the model cannot take, naming both sides."""
+    if isinstance(data, Samples) and data.task != model.network.task:
+        raise HighwallError(
+            f"{model.name} is trained to {model.network.task}, but this data is labelled to {data.task}"
+        )
     side, bands = model.network.slice_size, model.network.bands
     _, height, width, found = data.images.shape
     if found != bands:
@@ -105,10 +109,6 @@ def check_fits(model: Model, data: Samples | Unlabelled) -> None:
     if (height, width) != (side, side):
         raise HighwallError(
             f"{model.name} takes {side}x{side} images, these are {height}x{width}; cut or tile them first"
-        )
-    if isinstance(data, Samples) and data.task != model.network.task:
-        raise HighwallError(
-            f"{model.name} is trained to {model.network.task}, but this data is labelled to {data.task}"
         )
 
 

@@ -244,11 +244,11 @@ def generate(args: argparse.Namespace) -> int:
 
     require_empty(args.out)
     if args.task == "classify":
-        samples = synthetic.mine_chips(args.count, args.size or 48, args.bands, args.seed)
+        samples = synthetic.mine_chips(args.count, 48 if args.size is None else args.size, args.bands, args.seed)
     elif args.bands != 3:
         raise HighwallError(f"photographs of cracks have 3 bands, not {args.bands}; leave --bands out")
     else:
-        samples = synthetic.crack_images(args.count, args.size or 448, args.seed)
+        samples = synthetic.crack_images(args.count, 448 if args.size is None else args.size, args.seed)
     synthetic.write(samples, args.out)
     print(f"wrote {args.out}\n{samples.describe()}")
     return 0

@@ -67,8 +67,14 @@ def _factory(spec: str, foreign: Foreign) -> tuple[Model, nn.Module]:
     )
     model = Model(attribute, config, (0.0,) * foreign.bands, (full,) * foreign.bands, foreign.dtype)
     network.eval()
-    with torch.inference_mode():
-        shape = tuple(network(*example(model)).shape)
+    try:
+        with torch.inference_mode():
+            shape = tuple(network(*example(model)).shape)
+    except RuntimeError as error:
+        side = foreign.size
+        raise HighwallError(
+            f"{spec} does not take {foreign.bands} bands of {side}x{side} ({error}); give its --size and --bands"
+        ) from error
     wanted = len(shape) == 2 if foreign.task == "classify" else len(shape) == 4 and shape[1] == 1
     if not wanted:
         raise HighwallError(f"{spec} gives an output of shape {list(shape)}, which cannot {foreign.task}")

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from small import small_request
 
 from toolkit.data.folder import read

@@ -168,7 +168,7 @@ class Foreigner(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 256, 3))
+        self.body = nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16 * 16, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.body(x)
@@ -221,7 +221,7 @@ def test_bad_words_to_build_are_refused_before_anything_is_written(
         (("build", run_folder, "--board", "rpi4b", "--out", tmp_path / "x.zip"), ".highwall"),
         (("build", run_folder, "--board", "rpi4b", "--out", out), "--calibration"),
         (("build", run_folder, *good[:-1], bands13), "13"),
-        (("build", run_folder, *good[:-1], cracks), "24x24"),
+        (("build", run_folder, *good[:-1], cracks), "labelled to segment"),
         (("build", run_folder, *good[:-1], empty), "empty"),
         (("build", run_folder, *good[:-1], tmp_path / "nowhere"), "nowhere"),
         (("build", tmp_path / "no.safetensors", *good), "no.safetensors"),

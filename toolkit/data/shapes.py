@@ -54,9 +54,10 @@ def _read_shapefile(path: Path) -> tuple[list[Geometry], Any]:
     if prj is None:
         raise HighwallError(f"{path} has no .prj beside it, so its CRS is unknown; add {path.stem}.prj")
     try:
-        with warnings.catch_warnings(), path.open("rb") as shp, shapefile.Reader(shp=shp) as reader:
-            warnings.simplefilter("ignore")
-            geometries = [dict(s.__geo_interface__) for s in reader.iterShapes() if s.shapeType]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what pyshp suspects of a header is no news once it was read
+            with path.open("rb") as shp, shapefile.Reader(shp=shp) as reader:
+                geometries = [dict(s.__geo_interface__) for s in reader.iterShapes() if s.shapeType]
     except Exception as error:  # a decoder fed foreign bytes may raise anything
         raise HighwallError(f"cannot read {path}: {_line(error)}; export it again") from error
     try:
