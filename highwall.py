@@ -117,8 +117,8 @@ def _guard(verb: str, action: Callable[[], int | None]) -> int:
         return code
     except HighwallError as error:
         return _complain(str(error), 1)
-    except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        return _complain(str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
         _drop_output()
         return BROKEN_PIPE

@@ -37,7 +37,7 @@ FLOORS = {
     "twin_client.protocol": Floor(_names("twin_client.protocol"), others=_names("msgspec")),
     "targets": Floor(_names("targets"), never=TORCH),
     "targets.runtime": Floor(
-        _names("targets.runtime"), others=_names("numpy onnxruntime"), others_inside_functions=_names("PIL")
+        _names("targets.runtime"), others=_names("numpy onnxruntime"), others_inside_functions=_names("PIL rasterio")
     ),
 }
 

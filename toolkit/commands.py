@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,10 +71,9 @@ def train(args: argparse.Namespace) -> int:
     print(f"training on {len(trainer.train)}, choosing the threshold on {len(trainer.validation)}, {trainer.device}")
     try:
         model = trainer.run(lambda line: print(line, flush=True))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         kept = len(trainer.history)
-        print(f"\nstopped; {kept} finished epochs are kept, go on with --resume", file=sys.stderr)
-        raise
+        raise KeyboardInterrupt(f"stopped; {kept} finished epochs are kept, go on with --resume") from stop
     print(f"wrote {args.out / 'checkpoint.safetensors'} (threshold {model.threshold})")
     return 0
 

@@ -156,30 +156,31 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> float:
         self.network.train()
+        count = self.draws // self.batch
         batches = training_batches(self.train, self.normalisation, self.batch, self.draws, self.config.crop)
-        bar = tqdm(
-            batches,
-            total=self.draws // self.batch,
-            desc=f"epoch {epoch + 1}/{self.config.epochs}",
-            leave=False,
-        )
         total = 0.0
-        for done, (images, targets) in enumerate(bar, 1):
-            rate = learning_rate(self.step, self.steps, self.config.lr)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            loss = loss_of(self.network(images.to(self.device)), targets.to(self.device), self.config.loss)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-            self.optimizer.step()
-            self._average()
-            self.step += 1
-            total += float(loss.detach())
-            if not math.isfinite(total):
-                raise HighwallError(f"the loss is no longer a number in epoch {epoch + 1}; try a lower --lr")
-            bar.set_postfix(loss=f"{total / done:.4f}")
-        return total / max(1, self.draws // self.batch)
+        title = f"epoch {epoch + 1}/{self.config.epochs}"
+        with tqdm(batches, total=count, desc=title, leave=False, disable=None) as bar:
+            for done, (images, targets) in enumerate(bar, 1):
+                total += self._train_on(images, targets)
+                if not math.isfinite(total):
+                    raise HighwallError(f"the loss is no longer a number in epoch {epoch + 1}; try a lower --lr")
+                bar.set_postfix(loss=f"{total / done:.4f}")
+        return total / max(1, count)
+
+    def _train_on(self, images: Tensor, targets: Tensor) -> float:
+        """One step of the optimizer; returns the loss before it."""
+        rate = learning_rate(self.step, self.steps, self.config.lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = loss_of(self.network(images.to(self.device)), targets.to(self.device), self.config.loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimizer.step()
+        self._average()
+        self.step += 1
+        return float(loss.detach())
 
     @torch.no_grad()
     def _average(self) -> None:

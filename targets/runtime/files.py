@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from targets.runtime.errors import HighwallError
@@ -29,7 +29,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         reason = error.strerror or str(error)
         raise HighwallError(f"cannot write {path}: {reason}; free some space or choose another folder") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a clean-up that fails must not hide why the write did
+            partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

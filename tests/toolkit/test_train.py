@@ -98,7 +98,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_half_written(chips_folder: 
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "--resume" in errors
-    assert "Traceback" not in errors
+    assert errors.count("\n") == 1
     assert {path.name for path in out.iterdir()} == {"state.safetensors", "history.jsonl"}
 
 
