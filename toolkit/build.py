@@ -251,7 +251,9 @@ def summary(receipt: dict[str, Any]) -> list[str]:
     ]
     for precision, scores in receipt["accuracy"].items():
         lines.append(
-            f"{precision:<5} AUC {scores['auc']:.4f}  F1 {scores['f1']:.4f}  recall {scores['recall']:.4f} "
-            f"at {scores['threshold']:g}  ({scores['n']:,} labels, none used for calibration)"
+            f"{precision} AUC {scores['auc']:.4f}, F1 {scores['f1']:.4f}, recall {scores['recall']:.4f} "
+            f"on {scores['n']:,} labels not used for calibration"
         )
+    if receipt["accuracy"]:
+        lines.append("(these show what int8 costs; for accuracy on new ground, `highwall evaluate --fold`)")
     return lines

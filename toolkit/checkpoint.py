@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from targets.runtime.errors import HighwallError
@@ -44,7 +44,8 @@ def save(path: Path, model: Model, weights: dict[str, Tensor]) -> None:
     # One key only: safetensors writes several in an order that differs from run to run.
     metadata = {FORMAT: json.dumps(asdict(model), sort_keys=True)}
     with atomic_write(path) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial, metadata)
+        # Not save_file, which makes a file only its owner may read.
+        partial.write_bytes(serialize({name: tensor.contiguous() for name, tensor in weights.items()}, metadata))
 
 
 def read(path: Path) -> tuple[Model, dict[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -221,7 +222,11 @@ def demo(args: argparse.Namespace) -> int:
     from toolkit.demo import run
 
     print("highwall demo: the shipped network, compiled for a Raspberry Pi 4B", flush=True)
-    return run(args.out, lambda line: print(line, flush=True))
+
+    def step(line: str) -> None:
+        print(f"  ... {line}", file=sys.stderr, flush=True)
+
+    return run(args.out, lambda line: print(line, flush=True), step)
 
 
 def generate_arguments(parser: argparse.ArgumentParser) -> None:

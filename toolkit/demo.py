@@ -25,7 +25,7 @@ from toolkit.data.samples import Samples
 from toolkit.data.synthetic import mine_chips
 
 BOARD = "rpi4b"
-SHOWN = 6  # images of each label and kind in the picture
+SHOWN = 6  # images in a row of the picture: one row a kind and label
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,14 @@ def real_chips() -> Samples | None:
     return read(folder) if folder.is_dir() else None
 
 
-def run(out: Path, say: Callable[[str], None]) -> int:
-    """Build, verify, predict and draw into `out`; returns 0 when the golden vectors passed."""
+def run(out: Path, say: Callable[[str], None], step: Callable[[str], None]) -> int:
+    """Build, verify, predict and draw into `out`; returns 0 when the golden vectors passed.
+
+    `say` gets what is to be read, `step` what is being waited for.
+    """
     started = time.perf_counter()
     model, network = checkpoint.load(weights("mine"))
+    step("draw generated chips")
     generated = mine_chips(240, seed=2023)
     real = real_chips()
     say(f"network      {model.name}, {model.network.slice_size}x{model.network.slice_size} px, trained on real chips")
@@ -61,40 +65,37 @@ def run(out: Path, say: Callable[[str], None]) -> int:
     say(f"calibration  {source}, ranges from one part, accuracy from another")
     path = out / "mine.highwall"
     data = Calibration.of(generated if real is None else real, model)
-    receipt = build(model, network, board=BOARD, out=path, precision="int8", data=data, say=lambda _: None)
+    receipt = build(model, network, board=BOARD, out=path, precision="int8", data=data, say=step)
     for line in summary(receipt):
         say(f"built        {line}")
     built = artifact.read(path)
     session = open_session(built.manifest.runtime, built.model)
     report = golden.check(built, session)
-    verdict = "pass" if report.passed else "FAIL"
-    say(f"verified     {report.n} golden vectors {verdict}, off by {report.max_difference:.2g} at most")
+    passed = "pass" if report.passed else "FAIL"
+    say(f"verified     {report.n} golden vectors {passed}, off by {report.max_difference:.2g} at most")
     write_text(out / "receipt.json", json.dumps(receipt, indent=2, sort_keys=True) + "\n")
-    rows = [Shown("generated", generated)] + ([] if real is None else [Shown("real", real)])
-    cells: list[NDArray[np.uint8]] = []
-    for shown in rows:
-        picked = _pick(shown.samples)
+    strips: list[NDArray[np.uint8]] = []
+    for shown in [Shown("generated", generated)] + ([] if real is None else [Shown("real", real)]):
         right = 0
-        row = []
-        for i in picked:
-            result = predict(session, built.manifest, shown.samples.images[i])
-            right += result.positive == bool(shown.samples.positive[i])
-            row.append(
-                np.asarray(draw_overlay(shown.samples.images[i], result, label(built.manifest, result.positive)))
-            )
-        cells.append(np.concatenate(row, 1))
-        say(f"predicted    {len(picked)} {shown.title} chips, {right} as labelled")
+        for positive in (True, False):
+            strip = []
+            for i in _pick(shown.samples, positive):
+                image = shown.samples.images[i]
+                found = predict(session, built.manifest, image)
+                right += found.positive == positive
+                word, truth = label(built.manifest, found.positive), label(built.manifest, positive)
+                verdict = word if word == truth else f"{word}, labelled {truth},"
+                strip.append(np.asarray(draw_overlay(image, found, verdict)))
+            strips.append(np.concatenate(strip, 1))
+        say(f"predicted    {2 * SHOWN} {shown.title} chips, {right} as labelled")
     with atomic_write(out / "predictions.png") as partial:
-        Image.fromarray(np.concatenate(cells)).save(partial)
+        Image.fromarray(np.concatenate(strips)).save(partial)
     say(f"wrote        {path}, receipt.json and predictions.png in {time.perf_counter() - started:.0f} s")
     say(f"next         highwall predict {path} YOUR.png --overlay {out}    (or: highwall train --help)")
     return 0 if report.passed else 1
 
 
-def _pick(samples: Samples) -> list[int]:
-    """Evenly spaced samples, positives first."""
-    chosen: list[int] = []
-    for positive in (True, False):
-        there = np.flatnonzero(samples.positive == positive)
-        chosen += [int(i) for i in there[np.linspace(0, len(there) - 1, SHOWN).astype(int)]]
-    return chosen
+def _pick(samples: Samples, positive: bool) -> list[int]:
+    """Evenly spaced samples of one label."""
+    there = np.flatnonzero(samples.positive == positive)
+    return [int(there[i]) for i in np.linspace(0, len(there) - 1, SHOWN).astype(int)]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 from tqdm import tqdm
 
@@ -199,12 +199,9 @@ class Trainer:
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v.detach().cpu().clone() for k, v in values.items()}
         notes = {"identity": self.identity(), "step": self.step, "history": self.history}
+        metadata = {"notes": json.dumps(notes, sort_keys=True)}
         with atomic_write(self.state_path) as partial:
-            save_file(
-                {k: v.contiguous() for k, v in tensors.items()},
-                partial,
-                {"notes": json.dumps(notes, sort_keys=True)},
-            )
+            partial.write_bytes(serialize({k: v.contiguous() for k, v in tensors.items()}, metadata))
         lines = "".join(json.dumps(line) + "\n" for line in self.history)
         write_text(self.folder / "history.jsonl", lines)
 

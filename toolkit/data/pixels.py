@@ -33,7 +33,7 @@ def stack(files: Sequence[Path]) -> Pixels:
         raise HighwallError("no images to read; expected png, jpg, tif or npy files")
     first = checked(read_image(files[0]), files[0])
     images = np.empty((len(files), *first.shape), dtype=first.dtype)
-    for row, file in enumerate(tqdm(files, desc="reading images", unit="image", leave=False, delay=2)):
+    for row, file in enumerate(tqdm(files, desc="reading images", unit="image", leave=False, delay=2, disable=None)):
         image = first if row == 0 else checked(read_image(file), file)
         if image.shape != first.shape or image.dtype != first.dtype:
             raise HighwallError(

@@ -221,7 +221,7 @@ def _read_slices(dataset: Any, corners: Corners, size: int) -> NDArray[Any]:
     from rasterio.windows import Window
 
     images = np.empty((len(corners), size, size, dataset.count), dtype=dataset.dtypes[0])
-    progress = tqdm(corners.tolist(), desc="cutting slices", unit="slice", leave=False, delay=2)
+    progress = tqdm(corners.tolist(), desc="cutting slices", unit="slice", leave=False, delay=2, disable=None)
     for i, (row, column) in enumerate(progress):
         images[i] = np.moveaxis(dataset.read(window=Window(column, row, size, size)), 0, -1)
     return images

@@ -79,7 +79,7 @@ def crack_images(count: int, size: int = 448, seed: int = 0) -> Samples:
 
 def _dice(count: int, seed: int, unit: str) -> Iterator[tuple[int, np.random.Generator, np.random.Generator]]:
     """Per sample: its number, dice of its own, and dice that roll alike throughout its group."""
-    for i in tqdm(range(count), desc="generating", unit=unit, leave=False, delay=2):
+    for i in tqdm(range(count), desc="generating", unit=unit, leave=False, delay=2, disable=None):
         yield i, np.random.default_rng([seed, 0, i]), np.random.default_rng([seed, 1, i // GROUP])
 
 

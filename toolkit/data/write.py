@@ -79,7 +79,9 @@ def _write_pairs(samples: Samples, folder: Path, columns: Mapping[str, Sequence[
     from PIL import Image
 
     as_png = samples.images.dtype == np.uint8 and samples.bands in (1, 3)
-    for i, name in enumerate(tqdm(samples.names, desc="writing images", unit="image", leave=False, delay=2)):
+    for i, name in enumerate(
+        tqdm(samples.names, desc="writing images", unit="image", leave=False, delay=2, disable=None)
+    ):
         pixels = samples.images[i]
         with atomic_write(folder / "images" / f"{name}.{'png' if as_png else 'npy'}") as partial:
             if as_png:
