@@ -35,8 +35,9 @@ JUDGED_CHIPS, JUDGED_PIXELS = 2000, 8_000_000  # judgement stops here, so that a
 # The largest difference between this machine's golden outputs and a board's that is still a match. Float
 # kernels differ in the order of their sums; int8 ones by at most one step of the last activation.
 TOLERANCE = {"fp32": 1e-4, "int8": 0.02}
-# How far a built model may stray from torch on the golden inputs before the build is refused.
-PARITY = {"fp32": 1e-3, "int8": 0.5}
+# How far a built model may stray from torch before the build is refused: a float one in any number, an int8
+# one on average over real images. One pixel of a map, or an image of noise, may change sides for good reasons.
+FLOAT_PARITY, INT8_DRIFT = 1e-3, 0.2
 
 Images = NDArray[Any]
 
@@ -128,24 +129,39 @@ def compile_model(
         result = int8.quantize(exported, list(calibration))
     say("compare with torch")
     parity = compare(model, network, result, calibration)
-    if not parity <= PARITY[precision]:
+    if precision == "fp32" and not parity.largest <= FLOAT_PARITY:
         raise HighwallError(
-            f"the {precision} model is {parity:.3g} off torch, more than {PARITY[precision]:g}; "
+            f"the exported model is {parity.largest:.3g} off torch, more than {FLOAT_PARITY:g}; "
+            "it uses an operator that its engine computes otherwise"
+        )
+    if precision == "int8" and not parity.mean_on_real <= INT8_DRIFT:
+        raise HighwallError(
+            f"the int8 model is {parity.mean_on_real:.3g} off torch on average, more than {INT8_DRIFT:g}; "
             "build it at --precision fp32, or calibrate on images like the training ones"
         )
-    return Compiled(result, parity, exported)
+    return Compiled(result, parity.largest, exported)
 
 
-def compare(model: Model, network: nn.Module, compiled: bytes, real: Images | None) -> float:
-    """The largest difference in probability between the compiled model and torch."""
+@dataclass(frozen=True)
+class Parity:
+    """Differences in probability from torch: the largest of all, and the mean over real images (0: none)."""
+
+    largest: float
+    mean_on_real: float
+
+
+def compare(model: Model, network: nn.Module, compiled: bytes, real: Images | None) -> Parity:
+    """The compiled model beside torch, on the golden inputs."""
     session, spec = open_session("onnx", compiled), input_spec(model)
     images = [golden.seeded_image(seed, spec) for seed in SEEDS] + list([] if real is None else real[:4])
-    largest = 0.0
+    largest, real_means = 0.0, [0.0]
     for index, image in enumerate(images):
         sensors = golden.sensor_features(index, spec)
         difference = session.run(image, sensors) - onnx.run_torch(model, network, image, sensors)
-        largest = max(largest, float(np.abs(difference).max()))
-    return largest
+        largest = float(np.maximum(largest, np.abs(difference).max()))  # NaN stays
+        if index >= len(SEEDS):
+            real_means.append(float(np.abs(difference).mean()))
+    return Parity(largest, max(real_means))
 
 
 def judge(session: Engine, samples: Samples, threshold: float) -> Scores:
