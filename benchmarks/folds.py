@@ -19,11 +19,13 @@ import torch
 
 from targets.runtime.files import write_text
 from toolkit import checkpoint
-from toolkit.build import Calibration, build
+from toolkit.build import build
+from toolkit.calibration import Calibration
 from toolkit.data.folder import read
 from toolkit.data.samples import Samples
 from toolkit.evaluate import evaluate
 from toolkit.runs import PRESET_OF_TASK, Request, plan
+from toolkit.train import LOSSES
 
 RESULTS = Path(__file__).parent / "results" / "first_model"
 COLUMNS = ("auc", "average_precision", "f1", "precision", "recall", "kappa")
@@ -40,12 +42,12 @@ def run_fold(samples: Samples, request: Request, command: str) -> dict[str, Any]
     model = trainer.run(lambda line: print(f"fold {request.held}: {line}", flush=True))
     trained = time.perf_counter() - started
     held = samples.take(np.flatnonzero(samples.folds == int(request.held)))
-    learned = Calibration.of(samples.take(np.flatnonzero(samples.folds != int(request.held))), model)
+    learned = Calibration.of(samples, model, request.held)
     path = request.out / "checkpoint.safetensors"
     result: dict[str, Any] = {
         "command": command,
         "fold": int(request.held),
-        "request": {key: value for key, value in asdict(request).items() if key != "out"},
+        "request": settings(request),
         "data": samples.digest,
         "threads": torch.get_num_threads(),
         "seconds_training_this_time": round(trained),
@@ -57,6 +59,11 @@ def run_fold(samples: Samples, request: Request, command: str) -> dict[str, Any]
         receipt = build(model, network, board="rpi4b", out=out, precision=precision, data=learned, say=lambda _: None)
         result[precision] = evaluate(out, held, None).as_dict() | {"model_bytes": receipt["model_bytes"]}
     return result
+
+
+def settings(request: Request) -> dict[str, Any]:
+    """All of a request but where its run lies."""
+    return {key: value for key, value in asdict(request).items() if key != "out"}
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -81,22 +88,30 @@ def main() -> None:
     parser.add_argument("--task", choices=("classify", "segment"), required=True)
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--loss", choices=LOSSES, default="bce")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="run nothing")
     args = parser.parse_args()
+    if args.data is None and not args.table:
+        parser.error("--data is needed to run folds; --table prints those that are done")
     torch.set_num_threads(args.threads)
     preset = PRESET_OF_TASK[args.task]
     if not args.table:
         samples = read(args.data)
         for fold in args.folds:
             done = args.results / f"{preset}-fold{fold}.json"
-            if not done.exists():
-                command = f"python -m benchmarks.folds --data DIR --task {args.task} --folds {fold} "
-                command += f"--epochs {args.epochs} --threads {args.threads}"
-                request = Request(args.task, args.runs / f"{preset}-fold{fold}", held=str(fold), epochs=args.epochs)
-                write_text(done, json.dumps(run_fold(samples, request, command), indent=1) + "\n")
+            out = args.runs / f"{preset}-fold{fold}"
+            request = Request(args.task, out, held=str(fold), epochs=args.epochs, loss=args.loss)
+            if done.exists():
+                there = json.loads(done.read_text())
+                if (there["request"], there["data"]) != (settings(request), samples.digest):
+                    parser.error(f"{done} holds other settings or data; choose another --results")
+                continue
+            command = f"python -m benchmarks.folds --data DIR --task {args.task} --folds {fold} "
+            command += f"--epochs {args.epochs} --loss {args.loss} --threads {args.threads}"
+            write_text(done, json.dumps(run_fold(samples, request, command), indent=1) + "\n")
     print(table([json.loads(path.read_text()) for path in sorted(args.results.glob(f"{preset}-fold*.json"))]))
 
 

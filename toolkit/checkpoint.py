@@ -63,10 +63,16 @@ def read(path: Path) -> tuple[Model, dict[str, Tensor]]:
         raise HighwallError(f"{path} is not a readable checkpoint ({error}); train or copy it again") from error
     if FORMAT not in metadata:
         raise HighwallError(f"{path} holds tensors but not a Highwall checkpoint; expected one from `highwall train`")
-    fields = json.loads(metadata[FORMAT])
+    try:
+        return _model(json.loads(metadata[FORMAT])), weights
+    except (KeyError, TypeError, ValueError) as error:
+        raise HighwallError(f"{path} was written by another version of Highwall ({error}); train it again") from error
+
+
+def _model(fields: dict[str, Any]) -> Model:
     network = NetworkConfig(**fields.pop("network"))
     fields |= {key: tuple(fields[key]) for key in ("mean", "std", "labels")}
-    return Model(network=network, **fields), weights
+    return Model(network=network, **fields)
 
 
 def load(path: Path) -> tuple[Model, CrackNet]:

@@ -11,7 +11,7 @@ from targets.runtime.errors import HighwallError
 if TYPE_CHECKING:
     from torch import nn
 
-    from toolkit.build import Calibration
+    from toolkit.calibration import Calibration
     from toolkit.checkpoint import Model
 
 
@@ -24,8 +24,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slice", type=int, help="pixels a side; default: the preset's, or the data's if smaller")
     parser.add_argument("--width", type=int, help="channels of the stem and of fusion; default: the preset's")
     parser.add_argument("--growth", type=int, help="channels each dense layer adds; default: the preset's")
-    parser.add_argument("--fold", help="hold this fold (or source, or group) out; it is never looked at")
-    parser.add_argument("--by", choices=("fold", "source", "group"), default="fold", help="what --fold names")
+    _held_arguments(parser, "hold this fold (or source, or group) out; it is never looked at")
     parser.add_argument("--optimizer", choices=("sgd", "adam", "rmsprop"), default="adam")
     parser.add_argument("--loss", choices=("bce", "bce+dice", "focal"), default="bce")
     parser.add_argument("--epochs", type=int, default=12)
@@ -43,7 +42,9 @@ def train(args: argparse.Namespace) -> int:
     from toolkit.data.folder import read
     from toolkit.runs import Request, plan
 
-    if args.threads:
+    if args.threads is not None:
+        if args.threads < 1:
+            raise HighwallError(f"--threads must be at least 1, not {args.threads}")
         torch.set_num_threads(args.threads)
     samples = read(args.data)
     print(samples.describe())
@@ -64,6 +65,8 @@ def train(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     trainer = plan(samples, request)
+    if trainer.provenance["split_note"]:
+        print(f"note: {trainer.provenance['split_note']}")
     if trainer.state_path.exists():
         if not args.resume:
             raise HighwallError(f"{args.out} already holds a run; add --resume or choose another --out")
@@ -81,10 +84,9 @@ def train(args: argparse.Namespace) -> int:
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `highwall evaluate`."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a checkpoint, a run's folder or an artifact")
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint, a run's folder, an artifact, mine or crack")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--fold", help="score this fold (or source, or group) only")
-    parser.add_argument("--by", choices=("fold", "source", "group"), default="fold", help="what --fold names")
+    _held_arguments(parser, "score this fold (or source, or group) only")
     parser.add_argument("--threshold", type=float, help="default: the one the model ships with")
     parser.add_argument("--json", action="store_true")
 
@@ -94,17 +96,23 @@ def evaluate(args: argparse.Namespace) -> int:
     from toolkit.data.folder import read
     from toolkit.data.split import hold_out
     from toolkit.evaluate import evaluate as score
+    from toolkit.models import locate
 
     samples = read(args.data)
     if args.fold is not None:
         samples = samples.take(hold_out(samples, args.by, args.fold, 0)[1])
-    scores = score(args.model, samples, args.threshold).as_dict()
+    scores = score(locate(args.model), samples, args.threshold).as_dict()
     if args.json:
         print(json.dumps(scores))
     else:
         for key, value in scores.items():
             print(f"{key.replace('_', ' '):<18} {value:.4f}" if isinstance(value, float) else f"{key:<18} {value}")
     return 0
+
+
+def _held_arguments(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--fold", metavar="NAME", help=what)
+    parser.add_argument("--by", choices=("fold", "source", "group"), default="fold", help="what --fold names")
 
 
 def _foreign_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,18 +124,15 @@ def _foreign_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=("uint8", "uint16"), default="uint8", help="of the raw pixels")
 
 
-def _find(args: argparse.Namespace, spec: str, fresh: bool = False) -> "tuple[Model, nn.Module]":
+def _find(args: argparse.Namespace) -> "tuple[Model, nn.Module]":
     from toolkit.models import Foreign, find
-    from toolkit.network import PRESETS
 
-    if spec in PRESETS and not fresh and not Path(spec).exists():
-        raise HighwallError(f"{spec} is a preset without trained weights; give a checkpoint from `highwall train`")
-    return find(spec, Foreign(args.task, args.size, args.bands, args.dtype))
+    return find(args.model, Foreign(args.task, args.size, args.bands, args.dtype))
 
 
 def cost_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `highwall cost`."""
-    parser.add_argument("model", metavar="MODEL", help="preset, checkpoint, artifact or package.module:factory")
+    parser.add_argument("model", metavar="MODEL", help="mine, crack, checkpoint, artifact or package.module:factory")
     parser.add_argument("--json", action="store_true")
     _foreign_arguments(parser)
 
@@ -143,7 +148,7 @@ def cost(args: argparse.Namespace) -> int:
     else:
         from toolkit.models import example
 
-        model, network = _find(args, args.model, fresh=True)
+        model, network = _find(args)
         counted = measure(network, *example(model)).as_dict()
     print(json.dumps(counted) if args.json else table(counted))
     return 0
@@ -151,10 +156,11 @@ def cost(args: argparse.Namespace) -> int:
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `highwall export`."""
-    parser.add_argument("model", metavar="CHECKPOINT", help="a checkpoint, or package.module:factory")
+    parser.add_argument("model", metavar="CHECKPOINT", help="a checkpoint, mine, crack, or package.module:factory")
     parser.add_argument("--to", type=Path, required=True, metavar="FILE.onnx")
     parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
     parser.add_argument("--calibration", type=Path, metavar="DIR", help="images for int8 ranges")
+    _held_arguments(parser, "leave this fold (or source, or group) out of calibration")
     _foreign_arguments(parser)
 
 
@@ -165,7 +171,7 @@ def export(args: argparse.Namespace) -> int:
 
     if args.to.suffix != ".onnx":
         raise HighwallError(f"cannot export to {args.to.name}; name it FILE.onnx")
-    model, network = _find(args, args.model)
+    model, network = _find(args)
     data = _calibration(args, model)
     compiled = compile_model(model, network, args.precision, None if data is None else data.images, _step)
     with atomic_write(args.to) as partial:
@@ -176,11 +182,12 @@ def export(args: argparse.Namespace) -> int:
 
 def build_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `highwall build`."""
-    parser.add_argument("model", metavar="CHECKPOINT", help="a checkpoint, or package.module:factory")
+    parser.add_argument("model", metavar="CHECKPOINT", help="a checkpoint, mine, crack, or package.module:factory")
     parser.add_argument("--board", required=True, help="see `highwall boards`")
     parser.add_argument("--calibration", type=Path, metavar="DIR", help="images for int8 ranges; labels are scored")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.highwall")
     parser.add_argument("--precision", choices=("fp32", "int8"), default="int8")
+    _held_arguments(parser, "judge on this fold (or source, or group), calibrate on the others")
     _foreign_arguments(parser)
 
 
@@ -194,7 +201,7 @@ def build(args: argparse.Namespace) -> int:
     from toolkit.build import build as compile_for
     from toolkit.build import summary
 
-    model, network = _find(args, args.model)
+    model, network = _find(args)
     receipt = compile_for(model, network, args.board, args.out, args.precision, _calibration(args, model), _step)
     for line in summary(receipt):
         print(line)
@@ -202,10 +209,10 @@ def build(args: argparse.Namespace) -> int:
 
 
 def _calibration(args: argparse.Namespace, model: "Model") -> "Calibration | None":
-    from toolkit.build import Calibration
+    from toolkit.calibration import Calibration
     from toolkit.data.folder import read_any
 
-    return None if args.calibration is None else Calibration.of(read_any(args.calibration), model)
+    return None if args.calibration is None else Calibration.of(read_any(args.calibration), model, args.fold, args.by)
 
 
 def _step(line: str) -> None:

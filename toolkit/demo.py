@@ -2,10 +2,11 @@
 
 import json
 import os
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,16 @@ from PIL import Image
 
 from targets.runtime import artifact, golden
 from targets.runtime.engine import open_session
-from targets.runtime.errors import HighwallError
 from targets.runtime.files import atomic_write, write_text
 from targets.runtime.overlay import draw_overlay
 from targets.runtime.predict import label, predict
 from toolkit import checkpoint
-from toolkit.build import Calibration, build, summary
+from toolkit.build import build, summary
+from toolkit.calibration import Calibration
 from toolkit.data.folder import read
 from toolkit.data.samples import Samples
 from toolkit.data.synthetic import mine_chips
+from toolkit.models import weights
 
 BOARD = "rpi4b"
 SHOWN = 6  # images in a row of the picture: one row a kind and label
@@ -34,14 +36,6 @@ class Shown:
 
     title: str
     samples: Samples
-
-
-def weights(name: str) -> Path:
-    """The checkpoint of a shipped network, `mine` or `crack`."""
-    path = Path(str(files("toolkit"))) / "weights" / f"{name}.safetensors"
-    if not path.is_file():
-        raise HighwallError(f"no weights are shipped as {name}; choose mine or crack")
-    return path
 
 
 def real_chips() -> Samples | None:
@@ -91,7 +85,8 @@ def run(out: Path, say: Callable[[str], None], step: Callable[[str], None]) -> i
     with atomic_write(out / "predictions.png") as partial:
         Image.fromarray(np.concatenate(strips)).save(partial)
     say(f"wrote        {path}, receipt.json and predictions.png in {time.perf_counter() - started:.0f} s")
-    say(f"next         highwall predict {path} YOUR.png --overlay {out}    (or: highwall train --help)")
+    here = sys.argv[0] if sys.argv[0].endswith("highwall") and not shutil.which("highwall") else "highwall"
+    say(f"next         {here} predict {path} YOUR.png --overlay {out}    (or: {here} train --help)")
     return 0 if report.passed else 1
 
 

@@ -2,15 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from targets.runtime import artifact
+from targets.runtime.artifact import Artifact
 from targets.runtime.engine import open_session
 from targets.runtime.errors import HighwallError
+from targets.runtime.predict import predict as run_on
 from toolkit import checkpoint
-from toolkit.build import check_fits, judge
+from toolkit.calibration import check_fits, check_kind
 from toolkit.checkpoint import Model
 from toolkit.data.batches import Normalisation, centre_crop
 from toolkit.data.samples import Samples
-from toolkit.metrics import Scores
+from toolkit.metrics import Scores, Tally
 from toolkit.network import NetworkConfig
 from toolkit.train import predict
 
@@ -27,16 +31,39 @@ def evaluate(path: Path, samples: Samples, threshold: float | None) -> Scores:
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise HighwallError(f"threshold {threshold:g} is no probability; give 0 to 1")
+    if len(np.unique(samples.labels)) < 2:
+        raise HighwallError("these samples hold one class only, which has no AUC; score data with both")
     if is_artifact(path):
-        manifest = artifact.read(path).manifest
-        config = NetworkConfig(manifest.task, manifest.input.bands, 0, 0, slice_size=manifest.input.height)
-        facts = Model(manifest.name, config, (), (), manifest.input.dtype, manifest.threshold)
-        samples = centre_crop(samples, config.slice_size)
-        check_fits(facts, samples)
-        session = open_session(manifest.runtime, artifact.read(path).model)
-        return judge(session, samples, facts.threshold if threshold is None else threshold)
+        return _of_artifact(artifact.read(path), samples, threshold)
     model, network = checkpoint.load(path)
-    samples = centre_crop(samples, model.network.slice_size)
-    check_fits(model, samples)
+    samples = _fitted(model, samples)
     tally = predict(network, Normalisation(model.mean, model.std), samples)
     return tally.scores(model.threshold if threshold is None else threshold)
+
+
+def _fitted(model: Model, samples: Samples) -> Samples:
+    """Chips cut to the model's slice; photographs as they are, for a map has the size of its image."""
+    check_kind(model, samples)
+    if samples.task == "classify":
+        samples = centre_crop(samples, model.network.slice_size)
+        check_fits(model, samples)
+    return samples
+
+
+def _of_artifact(found: Artifact, samples: Samples, threshold: float | None) -> Scores:
+    """Chips one by one, photographs tiled, in the artifact's own engine."""
+    manifest = found.manifest
+    if len(manifest.labels) > 2:
+        raise HighwallError(f"{manifest.name} tells {len(manifest.labels)} classes apart; only two can be scored")
+    config = NetworkConfig(manifest.task, manifest.input.bands, 0, 0, slice_size=manifest.input.height)
+    model = Model(manifest.name, config, (), (), manifest.input.dtype, manifest.threshold)
+    samples = _fitted(model, samples)
+    session = open_session(manifest.runtime, found.model)
+    tally = Tally()
+    for image, label in zip(samples.images, samples.labels, strict=True):
+        prediction = run_on(session, manifest, image)
+        if prediction.map is None:
+            tally.add(label, prediction.probability)
+        else:
+            tally.add_pixels(label, prediction.map)
+    return tally.scores(manifest.threshold if threshold is None else threshold)

@@ -41,14 +41,18 @@ def plan(samples: Samples, request: Request) -> Trainer:
     """A trainer ready to run or resume. Raises HighwallError where data, preset and options do not fit."""
     if samples.task != request.task:
         raise HighwallError(f"this data is labelled to {samples.task}; use --task {samples.task}")
-    for name, value in (("--epochs", request.epochs), ("--batch", request.batch), ("--lr", request.lr)):
-        if value is not None and value <= 0:
-            raise HighwallError(f"{name} must be above 0, not {value}")
+    _check_numbers(request)
     network = _network(samples, request)
-    samples = centre_crop(samples, network.slice_size)
+    digest = samples.digest
+    if samples.task == "classify":
+        samples = centre_crop(samples, network.slice_size)
+    if samples.groups is None and samples.folds is not None:
+        samples = replace(samples, groups=samples.folds.astype(np.str_))  # whoever dealt folds knew the neighbours
     everything = np.arange(len(samples))
     kept = everything if request.held is None else hold_out(samples, request.by, request.held, request.seed)[0]
     fit, validation, note = inner_validation(samples, kept, VALIDATION_FRACTION, request.seed)
+    if len(np.unique(samples.labels[fit])) < 2:
+        raise HighwallError("what is left to train on holds one class only; hold out less, or add data")
     config = TrainConfig(
         name=request.preset or PRESET_OF_TASK[request.task],
         network=network,
@@ -58,10 +62,21 @@ def plan(samples: Samples, request: Request) -> Trainer:
         lr=request.lr or LEARNING_RATES[request.optimizer],
         seed=request.seed,
         loss=request.loss,
+        crop=min(TrainConfig.crop, network.slice_size),
     )
     held = None if request.held is None else f"{request.by} {request.held}"
-    provenance = {"all_data": samples.digest, "held_out": held, "split_note": note}
+    provenance = {"all_data": digest, "held_out": held, "split_note": note}
     return Trainer(config, samples.take(fit), samples.take(validation), request.out, provenance)
+
+
+def _check_numbers(request: Request) -> None:
+    least = {"epochs": 1, "batch": 2, "seed": 0, "width": 2, "growth": 1}
+    for name, smallest in least.items():
+        value = getattr(request, name)
+        if value is not None and value < smallest:
+            raise HighwallError(f"--{name} must be at least {smallest}, not {value}")
+    if request.lr is not None and not 0 < request.lr < float("inf"):
+        raise HighwallError(f"--lr must be above 0, not {request.lr}")
 
 
 def _network(samples: Samples, request: Request) -> NetworkConfig:

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 from tqdm import tqdm
@@ -113,6 +114,9 @@ class Trainer:
     ) -> None:
         self.config, self.train, self.validation, self.folder = config, train, validation, folder
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cuda":  # the same seed must give the same weights; a CPU needs no telling
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
         torch.manual_seed(config.seed)
         network = build_network(config.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: CrackNet = network.to(self.device)
@@ -137,6 +141,8 @@ class Trainer:
             "config": asdict(self.config),
             "train": self.train.digest,
             "validation": self.validation.digest,
+            "device": self.device.type,
+            "threads": torch.get_num_threads(),
         }
 
     def run(self, say: Callable[[str], None]) -> Model:
@@ -207,9 +213,12 @@ class Trainer:
 
     def resume(self) -> None:
         """Take up RUN/state.safetensors. Raises HighwallError when it belongs to other settings or data."""
-        with safe_open(self.state_path, "pt") as file:
-            notes = json.loads((file.metadata() or {})["notes"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        try:
+            with safe_open(self.state_path, "pt") as file:
+                notes = json.loads((file.metadata() or {})["notes"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise HighwallError(f"{self.state_path} is damaged ({error}); begin anew with another --out") from error
         theirs, ours = _flat(notes["identity"]), _flat(json.loads(json.dumps(self.identity())))
         different = [f"{k}: {theirs.get(k)} there, {ours.get(k)} here" for k in ours if theirs.get(k) != ours[k]]
         if different:
@@ -234,7 +243,7 @@ class Trainer:
 
     def _finish(self) -> Model:
         tally = predict(self.averaged, self.normalisation, self.validation)
-        threshold = round(tally.best_threshold(), 4)
+        threshold = min(max(round(tally.best_threshold(), 6), 1e-6), 1 - 1e-6)
         scores: Scores = tally.scores(threshold)
         model = Model(
             name=self.config.name,

@@ -14,7 +14,8 @@ from targets.runtime import artifact, golden
 from targets.runtime.engine import open_session
 from targets.runtime.errors import HighwallError
 from toolkit import checkpoint
-from toolkit.build import Calibration, build, compare
+from toolkit.build import build, compare
+from toolkit.calibration import Calibration, draw
 from toolkit.checkpoint import Model
 from toolkit.data.folder import read
 from toolkit.data.samples import Samples
@@ -125,12 +126,14 @@ def test_gates_stay_float_and_the_body_does_not(run_folder: Path) -> None:
     assert len(body) > 40
 
 
-def test_a_checkpoint_and_its_artifact_score_alike(built: Path, run_folder: Path, samples: Samples) -> None:
-    of_torch = evaluate(run_folder, samples, None)
-    of_int8 = evaluate(built, samples, None)
-    assert of_torch.n == of_int8.n == len(samples)
-    assert of_int8.threshold == pytest.approx(of_torch.threshold)
-    assert abs(of_torch.auc - of_int8.auc) < 0.1
+def test_a_checkpoint_and_its_float_artifact_score_the_same(run_folder: Path, samples: Samples, tmp_path: Path) -> None:
+    out = tmp_path / "float.highwall"
+    model, network = checkpoint.load(run_folder)
+    build(model, network, board="rpi4b", out=out, precision="fp32", data=None, say=lambda _: None)
+    of_torch, of_artifact = evaluate(run_folder, samples, None), evaluate(out, samples, None)
+    assert of_torch.n == of_artifact.n == len(samples)
+    assert of_artifact.threshold == of_torch.threshold
+    assert of_artifact.auc == pytest.approx(of_torch.auc, abs=0.002)
 
 
 def test_evaluate_prints_the_promised_keys(built: Path, chips_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,7 +198,7 @@ def test_a_foreign_module_becomes_an_artifact_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "size", "message"),
     [
-        ("no_such_module_here:x", 20, "no module"),
+        ("no_such_module_here:x", 20, "No module"),
         (f"{__name__}:Missing", 20, "Missing"),
         (f"{__name__}:json", 20, "not a torch"),
         (f"{__name__}:Foreigner", 31, "31"),
@@ -225,7 +228,7 @@ def test_bad_words_to_build_are_refused_before_anything_is_written(
         (("build", run_folder, *good[:-1], empty), "empty"),
         (("build", run_folder, *good[:-1], tmp_path / "nowhere"), "nowhere"),
         (("build", tmp_path / "no.safetensors", *good), "no.safetensors"),
-        (("build", "mine", *good), "preset"),
+        (("build", "mine", *good), "48x48"),
         (("evaluate", run_folder, "--data", cracks), "classify"),
         (("evaluate", run_folder, "--data", chips_folder, "--threshold", "1.5"), "probability"),
         (("export", run_folder, "--to", tmp_path / "m.pb"), ".onnx"),
@@ -237,3 +240,63 @@ def test_bad_words_to_build_are_refused_before_anything_is_written(
         assert errors.count("\n") == 1
     assert not out.exists()
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("count", [5, 41, 240, 599, 3001])
+@pytest.mark.parametrize("order", ["alternating", "sorted", "rare"])
+def test_a_draw_has_both_labels_whatever_the_order_of_the_data(count: int, order: str) -> None:
+    index = np.arange(count)
+    positive = {"alternating": index % 2 == 0, "sorted": index >= count // 2, "rare": index == count - 1}[order]
+    chosen = draw(positive, min(200, count // 2))
+    assert len(set(chosen)) == len(chosen) <= min(200, count // 2) + 1
+    assert positive[chosen].any()
+    assert not positive[chosen].all()
+    assert np.array_equal(chosen, draw(positive, min(200, count // 2)))
+
+
+def test_a_held_fold_judges_and_is_kept_out_of_calibration(run_folder: Path, samples: Samples) -> None:
+    model, _ = checkpoint.load(run_folder)
+    assert samples.folds is not None
+    divided = Calibration.of(samples, model, held="1")
+    assert divided.judged is not None
+    assert set(divided.judged.names) == {n for n, f in zip(samples.names, samples.folds, strict=True) if f == 1}
+    held = {image.tobytes() for image in samples.images[samples.folds == 1]}
+    assert not held & {image.tobytes() for image in divided.images}
+
+
+@pytest.mark.parametrize("task", ["classify", "segment"])
+def test_the_body_of_both_tasks_is_integer(task: str) -> None:
+    torch.manual_seed(0)
+    config = NetworkConfig(task, 3, 8, 4, slice_size=32)  # type: ignore[arg-type]
+    model = Model("m", config, (128.0,) * 3, (60.0,) * 3)
+    network = CrackNet(3, config.task, 8, 4).eval()
+    images = [np.random.RandomState(i).randint(0, 256, (32, 32, 3), np.uint8) for i in range(4)]
+    graph = onnx.load_from_string(int8.quantize(export_onnx.export(model, network), images)).graph
+    makers = {output: node.op_type for node in graph.node for output in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    integer = [n for n in convolutions if all(makers.get(x) == "DequantizeLinear" for x in n.input[:2])]
+    assert len(integer) >= len(convolutions) - 9  # the nine convolutions of gates on pooled maps may stay float
+
+
+def test_a_sigmoid_inside_the_body_is_no_gate() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+    model = Model("m", NetworkConfig("classify", 3, 0, 0, slice_size=9), (0.0,) * 3, (255.0,) * 3)
+    graph = onnx.load_from_string(export_onnx.export(model, network.eval())).graph
+    assert int8.gates(graph) == set()
+
+
+def test_two_logits_become_an_artifact_as_well_as_one(tmp_path: Path) -> None:
+    out = tmp_path / "two.highwall"
+    words = ("--board", "host", "--out", out, "--precision", "fp32", "--size", 9, "--bands", 3)
+    assert run("build", f"{__name__}:two_logits", *words) == 0
+    assert artifact.read(out).manifest.output_shape == (2,)
+
+
+def two_logits() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(243, 2))
+
+
+def test_one_class_has_no_score(run_folder: Path, samples: Samples) -> None:
+    with pytest.raises(HighwallError, match="one class only"):
+        evaluate(run_folder, samples.take(np.flatnonzero(samples.positive)), None)

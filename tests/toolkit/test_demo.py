@@ -12,8 +12,7 @@ from targets.runtime import artifact
 from targets.runtime.errors import HighwallError
 from toolkit import checkpoint
 from toolkit.cost import measure
-from toolkit.demo import weights
-from toolkit.models import example
+from toolkit.models import example, weights
 
 SHIPPED = ("mine", "crack")
 
@@ -31,6 +30,8 @@ def test_demo_builds_verifies_and_draws_without_the_real_data(
     built = artifact.read(out / "mine.highwall")
     assert (built.manifest.board, built.manifest.recipe["name"]) == ("rpi4b", "onnx-int8-minmax")
     assert json.loads((out / "receipt.json").read_text()) == built.receipt
+    assert built.receipt["accuracy"]["int8"]["n"] > 20
+    assert built.receipt["accuracy"]["fp32"]["auc"] > 0.5
     picture = np.asarray(Image.open(out / "predictions.png"))
     assert picture.std() > 10
 

@@ -24,7 +24,7 @@ def turn(images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
 
 
 def zoom(images: Tensor, masks: Tensor | None, low: float = 0.75, high: float = 1.3) -> tuple[Tensor, Tensor | None]:
-    """Each image rotated by any angle, scaled by `low` to `high` and shifted up to an eighth; edges mirrored."""
+    """Each image rotated by any angle, scaled by `low` to `high` and shifted up to a sixteenth; edges mirrored."""
     n = images.shape[0]
     scale = torch.exp(torch.empty(n).uniform_(math.log(low), math.log(high)))
     angle = torch.rand(n) * 2 * math.pi

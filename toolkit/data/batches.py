@@ -48,17 +48,19 @@ def to_tensor(images: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images).astype(np.float32)).permute(0, 3, 1, 2)
 
 
-def centre_crop(samples: Samples, size: int) -> Samples:
-    """Chips cut to the `size` x `size` pixels around their centre, which keeps a slice's label true.
+def centre_window(shape: tuple[int, ...], size: int) -> tuple[slice, slice]:
+    """Rows and columns of the `size` x `size` pixels around the centre; all of a side that is no longer."""
+    starts = [max(0, (side - size) // 2) for side in shape]
+    return slice(starts[0], starts[0] + size), slice(starts[1], starts[1] + size)
 
-    Segment samples and chips that are no larger stay as they are.
-    """
-    height, width = samples.size
-    if samples.task == "segment" or min(height, width) <= size:
+
+def centre_crop(samples: Samples, size: int) -> Samples:
+    """Images, and masks with them, cut to their centre; a slice's label is that of its centre anyway."""
+    if samples.size == (size, size):
         return samples
-    row, column = (height - size) // 2, (width - size) // 2
-    images = samples.images[:, row : row + size, column : column + size]
-    return replace(samples, images=np.ascontiguousarray(images))
+    window = (slice(None), *centre_window(samples.size, size))
+    labels = samples.labels if samples.task == "classify" else np.ascontiguousarray(samples.labels[window])
+    return replace(samples, images=np.ascontiguousarray(samples.images[window]), labels=labels)
 
 
 def balanced_order(samples: Samples, count: int) -> NDArray[np.int64]:
@@ -107,7 +109,9 @@ def training_batches(
         images, masks = augment.turn(images / full, masks)
         if float(torch.rand(())) < 0.5 and min(images.shape[2:]) >= 9:
             images, masks = augment.zoom(images, masks)
-        images = augment.dropout_patches(augment.weather(images, WEATHER[samples.task], ceiling))
+        images = augment.weather(images, WEATHER[samples.task], ceiling)
+        if masks is None:  # a patch without data over a crack would teach that black is crack
+            images = augment.dropout_patches(images)
         labels = torch.from_numpy(samples.labels[chosen]).float().unsqueeze(1) if masks is None else masks
         images = normalisation.apply(images * full)
         yield images.contiguous(memory_format=torch.channels_last), labels

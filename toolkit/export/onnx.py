@@ -38,7 +38,7 @@ class Deployed(nn.Module):
         pixels = (pixels - self.mean) * self.scale
         logits = self.network(pixels) if sensors is None else self.network(pixels, sensors)
         if self.task == "segment":
-            return torch.sigmoid(logits).squeeze(1)
+            return torch.sigmoid(logits.squeeze(1))
         return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, 1)
 
 

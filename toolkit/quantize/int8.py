@@ -19,6 +19,11 @@ from toolkit.export.onnx import shorten, strip
 QUANTIZED = ("Conv", "Gemm", "Concat", "MaxPool", "Add", "Mul", "Resize", "Relu")
 
 
+POOLS = ("ReduceMean", "ReduceMax", "ReduceSum", "GlobalAveragePool", "GlobalMaxPool", "Div")
+# A way back from a gate's sigmoid that meets one of these before a pool has left the gate.
+TRUNK = ("MaxPool", "Resize", "DepthToSpace")
+
+
 class _Images(CalibrationDataReader):  # type: ignore[misc]
     """Feeds (H, W, C) images one at a time."""
 
@@ -63,23 +68,34 @@ def gates(graph: onnx.GraphProto) -> set[str]:
     """Names of the nodes that compute attention gates: all from a pooled map up to its sigmoid.
 
     They see one number a channel, or three a pixel, so they cost little in float, while a gate's error
-    multiplies every pixel it scales.
+    multiplies every pixel it scales. A sigmoid that no pool feeds is an activation or the output, and no gate.
     """
     makers = {output: node for node in graph.node for output in node.output}
-    pools = {"ReduceMean", "ReduceMax", "ReduceSum", "Div"}
+    results = {value.name for value in graph.output}
     found: set[str] = set()
     for node in graph.node:
-        if node.op_type != "Sigmoid" or node.output[0] in {out.name for out in graph.output}:
-            continue
-        waiting = [node]
-        while waiting:
-            here = waiting.pop()
-            if here.name in found:
-                continue
-            found.add(here.name)
-            if here.op_type not in pools:
-                waiting += [makers[name] for name in here.input if name in makers]
+        if node.op_type == "Sigmoid" and node.output[0] not in results:
+            found |= _gate(node, makers)
     return found
+
+
+def _gate(sigmoid: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> set[str]:
+    """The gate that ends in `sigmoid`: every way back must meet a pool before it leaves the graph."""
+    seen: set[str] = set()
+    pooled = False
+    waiting = [sigmoid]
+    while waiting:
+        here = waiting.pop()
+        if here.name in seen:
+            continue
+        seen.add(here.name)
+        if here.op_type in POOLS:
+            pooled = True
+            continue
+        if "image" in here.input or here.op_type in TRUNK:
+            return set()
+        waiting += [makers[name] for name in here.input if name in makers]
+    return seen if pooled else set()
 
 
 class _quiet:  # noqa: N801 (a context manager, used like a function)

@@ -1,0 +1,92 @@
+"""Which images find a model's int8 ranges, and which other ones judge the result."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from targets.runtime.errors import HighwallError
+from toolkit.checkpoint import Model
+from toolkit.data.batches import centre_crop, centre_window
+from toolkit.data.samples import Samples, Unlabelled
+from toolkit.data.split import By, hold_out
+
+CALIBRATION_IMAGES = 200
+JUDGED_CHIPS, JUDGED_PIXELS = 2000, 8_000_000  # judgement stops here, so that a build ends within a minute
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Images to find ranges on (N, H, W, C), labelled ones to judge by, and the hash of all that was given."""
+
+    images: NDArray[Any]
+    judged: Samples | None
+    digest: str
+
+    @staticmethod
+    def of(data: Samples | Unlabelled, model: Model, held: str | int | None = None, by: By = "fold") -> "Calibration":
+        """Divide `data`, so that what ranges are fitted to never judges the result.
+
+        With `held`, that fold (or source, or group) judges and only the others calibrate; otherwise both are
+        drawn at random, always the same, with the labels in proportion. Images larger than the model's are
+        cut to their centre. Raises HighwallError where they do not fit `model`.
+        """
+        size = model.network.slice_size
+        if not isinstance(data, Samples):
+            if held is not None:
+                raise HighwallError("the calibration images have no labels, so no fold of them can judge")
+            images = data.images[:, *centre_window(data.images.shape[1:3], size)]
+            check_fits(model, Unlabelled(images, data.names))
+            return Calibration(images[draw(np.zeros(len(images), bool), CALIBRATION_IMAGES)], None, data.digest)
+        cut = centre_crop(data, size)
+        check_fits(model, cut)
+        if held is not None:
+            fitting, judging = hold_out(cut, by, held, 0)
+            chosen = fitting[draw(cut.positive[fitting], CALIBRATION_IMAGES)]
+        else:
+            chosen = draw(cut.positive, min(CALIBRATION_IMAGES, max(1, len(cut) // 2)))
+            judging = np.setdiff1d(np.arange(len(cut)), chosen)
+        if model.classes > 2 or not len(judging):
+            return Calibration(cut.images[chosen], None, data.digest)
+        most = max(1, JUDGED_PIXELS // cut.labels[0].size) if cut.task == "segment" else JUDGED_CHIPS
+        judged = cut.take(judging[draw(cut.positive[judging], most)])
+        return Calibration(cut.images[chosen], judged, data.digest)
+
+
+def draw(positive: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+    """Sorted indices of at most `count` samples, seeded, each label in proportion and at least once."""
+    if len(positive) <= count:
+        return np.arange(len(positive))
+    rng = np.random.default_rng(0)
+    picked = []
+    for label in (True, False):
+        members = np.flatnonzero(positive == label)
+        share = min(len(members), max(1, round(count * len(members) / len(positive))))
+        picked.append(rng.permutation(members)[:share])
+    return np.sort(np.concatenate(picked))
+
+
+def check_fits(model: Model, data: Samples | Unlabelled) -> None:
+    """Refuse images the model cannot take as they are, naming both sides."""
+    check_kind(model, data)
+    side, (_, height, width, _) = model.network.slice_size, data.images.shape
+    if (height, width) != (side, side):
+        raise HighwallError(
+            f"{model.name} takes {side}x{side} images, these are {height}x{width}; give images at least that large"
+        )
+
+
+def check_kind(model: Model, data: Samples | Unlabelled) -> None:
+    """Refuse images of another task, band count or dtype, whatever their size."""
+    if not len(data.images):
+        raise HighwallError("there is no image to work on")
+    if isinstance(data, Samples) and data.task != model.network.task:
+        raise HighwallError(
+            f"{model.name} is trained to {model.network.task}, but this data is labelled to {data.task}"
+        )
+    bands, found = model.network.bands, data.images.shape[3]
+    if found != bands:
+        raise HighwallError(f"{model.name} takes {bands} bands, the images have {found}; choose matching data")
+    if str(data.images.dtype) != model.dtype:
+        raise HighwallError(f"{model.name} takes {model.dtype} pixels, the images are {data.images.dtype}")
