@@ -8,7 +8,6 @@ killed training resumes at its last epoch. `--table` only prints what is there.
 
 import argparse
 import json
-import time
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -35,12 +34,10 @@ def run_fold(samples: Samples, request: Request, command: str) -> dict[str, Any]
     """Train with one fold held out and score it there: torch, the fp32 artifact and the int8 artifact."""
     assert samples.folds is not None
     assert request.held is not None
-    started = time.perf_counter()
     trainer = plan(samples, request)
     if trainer.state_path.exists():
         trainer.resume()
     model = trainer.run(lambda line: print(f"fold {request.held}: {line}", flush=True))
-    trained = time.perf_counter() - started
     held = samples.take(np.flatnonzero(samples.folds == int(request.held)))
     learned = Calibration.of(samples, model, request.held)
     path = request.out / "checkpoint.safetensors"
@@ -50,7 +47,6 @@ def run_fold(samples: Samples, request: Request, command: str) -> dict[str, Any]
         "request": settings(request),
         "data": samples.digest,
         "threads": torch.get_num_threads(),
-        "seconds_training_this_time": round(trained),
         "torch": evaluate(path, held, None).as_dict(),
     }
     for precision in ("fp32", "int8"):
@@ -63,7 +59,7 @@ def run_fold(samples: Samples, request: Request, command: str) -> dict[str, Any]
 
 def settings(request: Request) -> dict[str, Any]:
     """All of a request but where its run lies."""
-    return {key: value for key, value in asdict(request).items() if key != "out"}
+    return {key: value for key, value in asdict(request).items() if key not in ("out", "start")}
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -88,6 +84,8 @@ def main() -> None:
     parser.add_argument("--task", choices=("classify", "segment"), required=True)
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--from", dest="start", type=Path, help="folder whose PRESET-foldK to go on from")
+    parser.add_argument("--lr", type=float)
     parser.add_argument("--loss", choices=LOSSES, default="bce")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
@@ -103,7 +101,10 @@ def main() -> None:
         for fold in args.folds:
             done = args.results / f"{preset}-fold{fold}.json"
             out = args.runs / f"{preset}-fold{fold}"
-            request = Request(args.task, out, held=str(fold), epochs=args.epochs, loss=args.loss)
+            start = args.start and args.start / out.name
+            request = Request(
+                args.task, out, held=str(fold), epochs=args.epochs, loss=args.loss, lr=args.lr, start=start
+            )
             if done.exists():
                 there = json.loads(done.read_text())
                 if (there["request"], there["data"]) != (settings(request), samples.digest):

@@ -1,6 +1,5 @@
 """From a checkpoint to an artifact: export, quantize, compare with torch, score, write, step by step."""
 
-import hashlib
 import platform
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from targets.runtime.errors import HighwallError
 from targets.runtime.manifest import InputSpec, Manifest
 from toolkit import cost
 from toolkit.calibration import Calibration
-from toolkit.checkpoint import Model
+from toolkit.checkpoint import Model, digest
 from toolkit.data.samples import Samples
 from toolkit.export import onnx
 from toolkit.metrics import Scores, Tally
@@ -193,12 +192,9 @@ def build(
 
 def _provenance(model: Model, network: nn.Module, data: Calibration | None) -> dict[str, Any]:
     """What went in: enough to repeat the build, and nothing that differs from one machine to the next."""
-    weights = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        weights.update(name.encode() + tensor.cpu().numpy().tobytes())
     packages = ("torch", "onnx", "onnxruntime", "numpy")
     return {
-        "weights_sha256": weights.hexdigest(),
+        "weights_sha256": digest(network.state_dict()),
         "calibration_sha256": None if data is None else data.digest,
         "network": asdict(model.network),
         "training": model.provenance,

@@ -1,5 +1,6 @@
 """A trained network on disk: one safetensors file whose metadata says how to rebuild and feed it."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -73,6 +74,14 @@ def _model(fields: dict[str, Any]) -> Model:
     network = NetworkConfig(**fields.pop("network"))
     fields |= {key: tuple(fields[key]) for key in ("mean", "std", "labels")}
     return Model(network=network, **fields)
+
+
+def digest(weights: dict[str, Tensor]) -> str:
+    """Sha256, in hex, of names and values."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        sha.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return sha.hexdigest()
 
 
 def load(path: Path) -> tuple[Model, CrackNet]:

@@ -32,6 +32,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lr", type=float, help="peak learning rate; default: one per optimizer")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="CPU threads; the same number gives the same weights")
+    parser.add_argument("--from", dest="start", metavar="CHECKPOINT", help="go on from its weights (or mine, crack)")
     parser.add_argument("--resume", action="store_true", help="go on from the last finished epoch")
 
 
@@ -40,6 +41,7 @@ def train(args: argparse.Namespace) -> int:
     import torch
 
     from toolkit.data.folder import read
+    from toolkit.models import locate
     from toolkit.runs import Request, plan
 
     if args.threads is not None:
@@ -63,6 +65,7 @@ def train(args: argparse.Namespace) -> int:
         batch=args.batch,
         lr=args.lr,
         seed=args.seed,
+        start=None if args.start is None else locate(args.start),
     )
     trainer = plan(samples, request)
     if trainer.provenance["split_note"]:

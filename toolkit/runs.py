@@ -4,8 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from targets.runtime.errors import HighwallError
+from toolkit import checkpoint
+from toolkit.checkpoint import Model
 from toolkit.data.batches import centre_crop
 from toolkit.data.samples import Samples
 from toolkit.data.split import By, hold_out, inner_validation
@@ -35,6 +38,7 @@ class Request:
     batch: int | None = None
     lr: float | None = None
     seed: int = 0
+    start: Path | None = None
 
 
 def plan(samples: Samples, request: Request) -> Trainer:
@@ -43,6 +47,7 @@ def plan(samples: Samples, request: Request) -> Trainer:
         raise HighwallError(f"this data is labelled to {samples.task}; use --task {samples.task}")
     _check_numbers(request)
     network = _network(samples, request)
+    start = None if request.start is None else _start(request.start, network)
     digest = samples.digest
     if samples.task == "classify":
         samples = centre_crop(samples, network.slice_size)
@@ -63,10 +68,22 @@ def plan(samples: Samples, request: Request) -> Trainer:
         seed=request.seed,
         loss=request.loss,
         crop=min(TrainConfig.crop, network.slice_size),
+        start="" if start is None else checkpoint.digest(start[1]),
     )
     held = None if request.held is None else f"{request.by} {request.held}"
     provenance = {"all_data": digest, "held_out": held, "split_note": note}
-    return Trainer(config, samples.take(fit), samples.take(validation), request.out, provenance)
+    trainer = Trainer(config, samples.take(fit), samples.take(validation), request.out, provenance)
+    if start is not None:
+        trainer.begin_with(*start)
+    return trainer
+
+
+def _start(path: Path, network: NetworkConfig) -> tuple[Model, dict[str, Tensor]]:
+    """The checkpoint to go on from; only the slice may differ, because the network takes any size."""
+    model, weights = checkpoint.read(path)
+    if replace(model.network, slice_size=network.slice_size) != network:
+        raise HighwallError(f"{path} holds another network ({model.network}) than this run's ({network})")
+    return model, weights
 
 
 def _check_numbers(request: Request) -> None:

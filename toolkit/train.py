@@ -45,6 +45,7 @@ class TrainConfig:
     crop: int = 224  # segment: a training crop's side, pixels
     draws: int = 0  # samples an epoch; 0: as many as there are, or four crops an image
     averaging: float = 0.995
+    start: str = ""  # sha256 of the weights it began with; empty: fresh ones
 
 
 def optimizer_for(network: CrackNet, config: TrainConfig) -> torch.optim.Optimizer:
@@ -130,6 +131,12 @@ class Trainer:
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.provenance = provenance
+
+    def begin_with(self, model: Model, weights: dict[str, Tensor]) -> None:
+        """Start from trained weights, and see pixels as they were trained to."""
+        self.network.load_state_dict(weights)
+        self.averaged.load_state_dict(weights)
+        self.normalisation = Normalisation(model.mean, model.std)
 
     @property
     def state_path(self) -> Path:

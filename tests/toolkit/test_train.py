@@ -60,7 +60,7 @@ def test_a_run_stopped_after_an_epoch_resumes_to_the_same_bytes(
 
 def test_a_killed_run_resumes_to_the_same_weights(chips_folder: Path, tmp_path: Path) -> None:
     def command(out: str, *more: str) -> list[str]:
-        options = "--task classify --slice 24 --width 8 --growth 4 --epochs 6 --batch 8 --threads 1".split()
+        options = "--task classify --slice 24 --width 8 --growth 4 --epochs 4 --batch 8 --threads 1".split()
         return [sys.executable, "-m", "highwall", "train", "--data", str(chips_folder), "--out", out, *options, *more]
 
     whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
@@ -204,3 +204,17 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(run_folder: Path, tmp_path:
         checkpoint.load(path)
     assert "\n" not in str(caught.value)
     assert "bad.safetensors" in str(caught.value)
+
+
+def test_training_goes_on_from_given_weights_and_not_from_others(
+    chips_folder: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    samples = read(chips_folder)
+    start = run_folder / "checkpoint.safetensors"
+    trainer = plan(samples, small_request(tmp_path / "on", start=start, lr=1e-9, epochs=1))
+    _, before = checkpoint.read(start)
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.averaged.state_dict().items())
+    model = trainer.run(lambda _: None)
+    assert model.provenance["train"]["start"] == checkpoint.digest(before)
+    with pytest.raises(HighwallError, match="another network"):
+        plan(samples, small_request(tmp_path / "no", start=start, width=12))
