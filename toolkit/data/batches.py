@@ -16,7 +16,7 @@ FULL_SCALE = {"uint8": 255.0, "uint16": 10000.0}
 CEILING = {"uint8": 255.0, "uint16": 65535.0}
 
 # A satellite's reflectance is calibrated, so a chip's brightness is evidence and may vary little; how bright
-# a photograph is says nothing of its cracks. (At full strength the chips' AUC on new ground fell by 0.1.)
+# a photograph is says nothing of its cracks.
 WEATHER = {"classify": 0.3, "segment": 1.0}
 
 
