@@ -55,7 +55,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(PY)
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(PY)
-	$(call install,toolkit$(comma)ort$(comma)geo$(comma)dev$(comma)bench)
+	$(call install,toolkit$(comma)ort$(comma)tflite$(comma)geo$(comma)dev$(comma)bench)
 	@touch $(VENV)/.demo $@
 
 $(PY):

@@ -23,6 +23,7 @@ from toolkit.calibration import Calibration
 from toolkit.data.folder import read
 from toolkit.data.samples import Samples
 from toolkit.evaluate import evaluate
+from toolkit.quantize.recipes import plain
 from toolkit.runs import PRESET_OF_TASK, Request, plan
 from toolkit.train import LOSSES
 
@@ -52,7 +53,9 @@ def run_fold(samples: Samples, request: Request, command: str) -> dict[str, Any]
     for precision in ("fp32", "int8"):
         out = request.out / f"{precision}.highwall"
         _, network = checkpoint.load(path)
-        receipt = build(model, network, board="rpi4b", out=out, precision=precision, data=learned, say=lambda _: None)
+        receipt = build(
+            model, network, board="rpi4b", out=out, recipe=plain("onnx", precision), data=learned, say=lambda _: None
+        )
         result[precision] = evaluate(out, held, None).as_dict() | {"model_bytes": receipt["model_bytes"]}
     return result
 

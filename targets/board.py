@@ -54,6 +54,11 @@ class Board:
     features: Features
     ceilings: Ceilings
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether this very machine is one."""
+        return self.name == "host" or bool(self.device_tree and _Host().device_tree().startswith(self.device_tree))
+
 
 def boards(folder: Path = FOLDER) -> tuple[Board, ...]:
     """Every known board, the machine at hand last."""

@@ -1,8 +1,7 @@
-"""The verbs of this room: boards, inspect, verify, predict."""
+"""The verbs of this room: boards, inspect, verify, keygen, sign, predict."""
 
 import argparse
 import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 from targets.runtime.errors import HighwallError
 
 if TYPE_CHECKING:
-    from targets.runtime.artifact import Artifact
     from targets.runtime.manifest import Manifest
-    from targets.runtime.predict import Prediction
 
 
 def boards_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,11 +48,12 @@ def boards(args: argparse.Namespace) -> int:
 def inspect_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `highwall inspect`."""
     parser.add_argument("file", type=Path, metavar="FILE", help="an artifact, NAME.highwall")
-    parser.add_argument("--json", action="store_true", help="print JSON: manifest, members, receipt")
+    parser.add_argument("--json", action="store_true", help="print JSON: manifest, members, receipt, signature")
 
 
 def inspect(args: argparse.Namespace) -> int:
     """Show what an artifact holds; only an undamaged one is shown."""
+    from targets.report import key_json, signature_line
     from targets.runtime.artifact import read
 
     artifact = read(args.file)
@@ -64,7 +62,8 @@ def inspect(args: argparse.Namespace) -> int:
     }
     manifest = asdict(artifact.manifest)
     if args.json:
-        _print_json({"file": str(args.file), "manifest": manifest, "members": members, "receipt": artifact.receipt})
+        whole = {"file": str(args.file), "manifest": manifest, "members": members, "receipt": artifact.receipt}
+        _print_json({**whole, "signature": key_json(artifact.signer)})
         return 0
     spec = artifact.manifest.input
     shape = f"{spec.height} x {spec.width} x {spec.bands} {spec.dtype}"
@@ -76,6 +75,7 @@ def inspect(args: argparse.Namespace) -> int:
     for title in ("recipe", "provenance"):
         print(f"  {title:<10} {_one_line(manifest[title])}")
     print(f"  receipt    {_one_line(artifact.receipt)}")
+    print(f"  signature  {signature_line(artifact.signer)}")
     golden = artifact.golden
     print(f"  golden     {len(golden.seeds)} seeded, {len(golden.images)} real, tolerance {golden.tolerance:g}")
     for name, member in members.items():
@@ -86,36 +86,73 @@ def inspect(args: argparse.Namespace) -> int:
 def verify_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `highwall verify`."""
     parser.add_argument("file", type=Path, metavar="FILE", help="an artifact, NAME.highwall")
-    parser.add_argument("--json", action="store_true", help="print JSON: ok, digests_ok, golden")
+    parser.add_argument("--trust", type=Path, metavar="KEYS", help="refuse it unless signed by NAME.pub or TRUST.toml")
+    parser.add_argument("--over", type=Path, metavar="INSTALLED", help="the artifact it would replace: no step back")
+    parser.add_argument("--allow-downgrade", action="store_true", help="with --over: any version or model may")
+    parser.add_argument("--json", action="store_true", help="print JSON: ok, digests_ok, signature, key, golden")
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Check an artifact's digests, then its golden vectors in its engine; 1 where they differ."""
+    """Check digests, signature, version and golden vectors as a gateway does; 1 where one is amiss."""
+    from targets.report import findings_json, findings_lines
+    from targets.runtime.admit import Findings, examine
     from targets.runtime.artifact import read
+    from targets.runtime.trust import load_trust
 
-    result: dict[str, Any] = {"file": str(args.file), "ok": False, "digests_ok": False, "golden": None}
+    if args.allow_downgrade and args.over is None:
+        raise HighwallError("--allow-downgrade says nothing without --over INSTALLED.highwall")
     try:
-        artifact = read(args.file)
-        result["digests_ok"] = True
-        golden = _check_golden(artifact)
+        trust = None if args.trust is None else load_trust(args.trust)
+        installed = None if args.over is None else read(args.over)
     except HighwallError as error:
-        if not args.json:
-            raise
-        _print_json({**result, "error": str(error)})
-        return 1
-    ok = golden["passed"]
+        found = Findings(refusal=str(error))
+    else:
+        found = examine(args.file, trust, installed, allow_downgrade=args.allow_downgrade)
     if args.json:
-        result |= {"ok": ok, "name": artifact.manifest.name, "runtime": artifact.manifest.runtime}
-        _print_json({**result, "golden": golden})
-        return 0 if ok else 1
-    difference = golden["max_difference"]
-    largest = "not a number" if difference is None else f"{difference:.3g}"
-    print(f"{args.file}: {len(artifact.digests)} members match their SHA-256 digests")
-    print(
-        f"{'verified' if ok else 'FAILED'}: {golden['n']} golden vectors in {artifact.manifest.runtime}, "
-        f"largest difference {largest}, tolerance {golden['tolerance']:g}"
-    )
-    return 0 if ok else 1
+        _print_json({"file": str(args.file), **findings_json(found)})
+    elif found.refusal is not None and found.golden is None:
+        raise HighwallError(found.refusal)
+    else:
+        for line in findings_lines(found, args.file, args.trust, args.over):
+            print(line)
+    return 0 if found.refusal is None else 1
+
+
+def keygen_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `highwall keygen`."""
+    parser.add_argument("--out", type=Path, required=True, metavar="NAME", help="writes NAME.key and NAME.pub")
+    parser.add_argument("--name", metavar="LABEL", help="what the key is called in messages (default: NAME)")
+
+
+def keygen(args: argparse.Namespace) -> int:
+    """Make a key to sign artifacts with, and the public one that gateways trust."""
+    from targets.runtime.signing import key_paths, write_pair
+
+    out = args.out.with_suffix("") if args.out.suffix in (".key", ".pub") else args.out
+    private, public = key_paths(out)
+    key = write_pair(out, out.name if args.name is None else args.name)
+    print(f"{private}: the private key of {key.name}; whoever has it can sign, so keep it off gateways and back it up")
+    print(f"{public}: the public key, to be mailed and given to `--trust`")
+    print(f"fingerprint {key.fingerprint}")
+    return 0
+
+
+def sign_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `highwall sign`."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="an artifact, NAME.highwall; it is rewritten")
+    parser.add_argument("--key", type=Path, required=True, metavar="KEY", help="a private key, NAME.key")
+
+
+def sign(args: argparse.Namespace) -> int:
+    """Sign an artifact, or sign it anew when keys rotate; what it holds stays as it is."""
+    from targets.runtime.artifact import sign as sign_artifact
+    from targets.runtime.signing import load_private
+
+    key = load_private(args.key)
+    before = sign_artifact(args.file, key)
+    instead = f", instead of {before.key.name}, fingerprint {before.key.fingerprint}" if before else ""
+    print(f"{args.file}: signed by {key.name}, fingerprint {key.public.fingerprint}{instead}")
+    return 0
 
 
 def predict_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +166,7 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 def predict(args: argparse.Namespace) -> int:
     """Run an artifact on images; every image is checked before anything is printed or written."""
+    from targets.report import prediction_json, prediction_line
     from targets.runtime import overlay
     from targets.runtime.artifact import read
     from targets.runtime.engine import open_session
@@ -153,22 +191,12 @@ def predict(args: argparse.Namespace) -> int:
         word = label(manifest, prediction.positive)
         if args.overlay is not None:
             overlay.write_overlay(pictures[path], image, prediction, word)
-        results.append(_record(path, word, prediction))
+        results.append(prediction_json(path, word, prediction))
         if not args.json:
-            print(_line(path, word, prediction))
+            print(prediction_line(path, word, prediction))
     if args.json:
         _print_json(results)
     return 0
-
-
-def _check_golden(artifact: "Artifact") -> dict[str, Any]:
-    from targets.runtime.engine import open_session
-    from targets.runtime.golden import check
-
-    report = asdict(check(artifact, open_session(artifact.manifest.runtime, artifact.model)))
-    if not math.isfinite(report["max_difference"]):
-        report["max_difference"] = None  # JSON has no word for infinity
-    return report
 
 
 def _load(path: Path, manifest: "Manifest") -> Any:
@@ -195,31 +223,6 @@ def _overlay_paths(images: list[Path], folder: Path | None) -> dict[Path, Path]:
             raise HighwallError(f"{taken[picture]} and {path} would both be drawn to {picture}; rename one")
         taken[picture] = path
     return {path: picture for picture, path in taken.items()}
-
-
-def _record(path: Path, word: str, prediction: "Prediction") -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "image": str(path),
-        "probability": prediction.probability,
-        "label": word,
-        "positive": prediction.positive,
-        "threshold": prediction.threshold,
-    }
-    if prediction.tiles is not None:
-        return {**record, "tiles": [asdict(tile) for tile in prediction.tiles]}
-    boxes = [asdict(box) for box in prediction.boxes]
-    return {**record, "pixels": prediction.pixels, "fraction": prediction.fraction, "boxes": boxes}
-
-
-def _line(path: Path, word: str, prediction: "Prediction") -> str:
-    line = f"{path}: {word} {prediction.probability:.3f}"
-    if prediction.tiles is None:
-        boxes = len(prediction.boxes)
-        return f"{line}, {100 * prediction.fraction:.2f} % of pixels, {boxes} box{'' if boxes == 1 else 'es'}"
-    if len(prediction.tiles) > 1:
-        above = sum(tile.probability >= prediction.threshold for tile in prediction.tiles)
-        return f"{line}, {above} of {len(prediction.tiles)} tiles"
-    return line
 
 
 def _one_line(values: dict[str, Any], most: int = 160) -> str:

@@ -37,7 +37,9 @@ FLOORS = {
     "twin_client.protocol": Floor(_names("twin_client.protocol"), others=_names("msgspec")),
     "targets": Floor(_names("targets"), never=TORCH),
     "targets.runtime": Floor(
-        _names("targets.runtime"), others=_names("numpy onnxruntime"), others_inside_functions=_names("PIL rasterio")
+        _names("targets.runtime"),
+        others=_names("numpy onnxruntime"),
+        others_inside_functions=_names("PIL rasterio cryptography ai_edge_litert tflite_runtime"),
     ),
 }
 

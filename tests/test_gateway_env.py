@@ -143,6 +143,19 @@ def test_the_gateway_verifies_an_artifact(gateway, artifact):
     assert json.loads(done.stdout)
 
 
+def test_the_gateway_checks_who_signed(gateway, artifact):
+    for name in ("ann", "bob"):
+        assert gateway.run("highwall", "keygen", "--out", name).returncode == 0
+    assert gateway.run("highwall", "sign", artifact, "--key", "ann.key").returncode == 0
+    done = gateway.run("highwall", "verify", artifact, "--trust", "ann.pub", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["signature"] == "trusted"
+    done = gateway.run("highwall", "verify", artifact, "--trust", "bob.pub")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "bob.pub does not trust" in done.stderr
+
+
 def test_the_gateway_refuses_an_artifact_with_one_flipped_bit(gateway, artifact):
     damaged = bytearray(artifact.read_bytes())
     damaged[len(damaged) // 2] ^= 1

@@ -12,7 +12,7 @@ from toolkit.data.batches import centre_crop, centre_window
 from toolkit.data.samples import Samples, Unlabelled
 from toolkit.data.split import By, hold_out
 
-CALIBRATION_IMAGES = 200
+CALIBRATION_IMAGES = {"classify": 200, "segment": 50}  # a photograph has as many pixels as 87 chips
 JUDGED_CHIPS, JUDGED_PIXELS = 2000, 8_000_000  # judgement stops here, so that a build ends within a minute
 
 
@@ -23,6 +23,13 @@ class Calibration:
     images: NDArray[Any]
     judged: Samples | None
     digest: str
+    held: str | None = None
+    by: By = "fold"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides which images these are: enough to find them again in the same data."""
+        return {"sha256": self.digest, "held": self.held, "by": self.by}
 
     @staticmethod
     def of(data: Samples | Unlabelled, model: Model, held: str | int | None = None, by: By = "fold") -> "Calibration":
@@ -32,26 +39,27 @@ class Calibration:
         drawn at random, always the same, with the labels in proportion. Images larger than the model's are
         cut to their centre. Raises HighwallError where they do not fit `model`.
         """
-        size = model.network.slice_size
+        size, most_images = model.network.slice_size, CALIBRATION_IMAGES[model.network.task]
         if not isinstance(data, Samples):
             if held is not None:
                 raise HighwallError("the calibration images have no labels, so no fold of them can judge")
             images = data.images[:, *centre_window(data.images.shape[1:3], size)]
             check_fits(model, Unlabelled(images, data.names))
-            return Calibration(images[draw(np.zeros(len(images), bool), CALIBRATION_IMAGES)], None, data.digest)
+            return Calibration(images[draw(np.zeros(len(images), bool), most_images)], None, data.digest)
         cut = centre_crop(data, size)
         check_fits(model, cut)
         if held is not None:
             fitting, judging = hold_out(cut, by, held, 0)
-            chosen = fitting[draw(cut.positive[fitting], CALIBRATION_IMAGES)]
+            chosen = fitting[draw(cut.positive[fitting], most_images)]
         else:
-            chosen = draw(cut.positive, min(CALIBRATION_IMAGES, max(1, len(cut) // 2)))
+            chosen = draw(cut.positive, min(most_images, max(1, len(cut) // 2)))
             judging = np.setdiff1d(np.arange(len(cut)), chosen)
+        named = None if held is None else str(held)
         if model.classes > 2 or not len(judging):
-            return Calibration(cut.images[chosen], None, data.digest)
+            return Calibration(cut.images[chosen], None, data.digest, named, by)
         most = max(1, JUDGED_PIXELS // cut.labels[0].size) if cut.task == "segment" else JUDGED_CHIPS
         judged = cut.take(judging[draw(cut.positive[judging], most)])
-        return Calibration(cut.images[chosen], judged, data.digest)
+        return Calibration(cut.images[chosen], judged, data.digest, named, by)
 
 
 def draw(positive: NDArray[np.bool_], count: int) -> NDArray[np.int64]:

@@ -4,15 +4,9 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from targets.runtime.errors import HighwallError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from toolkit.calibration import Calibration
-    from toolkit.checkpoint import Model
+from toolkit.options import find, foreign_arguments, held_arguments
 
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +18,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slice", type=int, help="pixels a side; default: the preset's, or the data's if smaller")
     parser.add_argument("--width", type=int, help="channels of the stem and of fusion; default: the preset's")
     parser.add_argument("--growth", type=int, help="channels each dense layer adds; default: the preset's")
-    _held_arguments(parser, "hold this fold (or source, or group) out; it is never looked at")
+    held_arguments(parser, "hold this fold (or source, or group) out; it is never looked at")
     parser.add_argument("--optimizer", choices=("sgd", "adam", "rmsprop"), default="adam")
     parser.add_argument("--loss", choices=("bce", "bce+dice", "focal"), default="bce")
     parser.add_argument("--epochs", type=int, default=12)
@@ -33,6 +27,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="CPU threads; the same number gives the same weights")
     parser.add_argument("--from", dest="start", metavar="CHECKPOINT", help="go on from its weights (or mine, crack)")
+    parser.add_argument("--qat", action="store_true", help="train as at int8, from the weights of --from")
     parser.add_argument("--resume", action="store_true", help="go on from the last finished epoch")
 
 
@@ -66,6 +61,7 @@ def train(args: argparse.Namespace) -> int:
         lr=args.lr,
         seed=args.seed,
         start=None if args.start is None else locate(args.start),
+        qat=args.qat,
     )
     trainer = plan(samples, request)
     if trainer.provenance["split_note"]:
@@ -89,7 +85,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `highwall evaluate`."""
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, a run's folder, an artifact, mine or crack")
     parser.add_argument("--data", type=Path, required=True)
-    _held_arguments(parser, "score this fold (or source, or group) only")
+    held_arguments(parser, "score this fold (or source, or group) only")
     parser.add_argument("--threshold", type=float, help="default: the one the model ships with")
     parser.add_argument("--json", action="store_true")
 
@@ -113,31 +109,11 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _held_arguments(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--fold", metavar="NAME", help=what)
-    parser.add_argument("--by", choices=("fold", "source", "group"), default="fold", help="what --fold names")
-
-
-def _foreign_arguments(parser: argparse.ArgumentParser) -> None:
-    """What must be said of a network given as package.module:factory."""
-    group = parser.add_argument_group("for package.module:factory")
-    group.add_argument("--task", choices=("classify", "segment"), default="classify")
-    group.add_argument("--size", type=int, default=224, help="pixels a side")
-    group.add_argument("--bands", type=int, default=3)
-    group.add_argument("--dtype", choices=("uint8", "uint16"), default="uint8", help="of the raw pixels")
-
-
-def _find(args: argparse.Namespace) -> "tuple[Model, nn.Module]":
-    from toolkit.models import Foreign, find
-
-    return find(args.model, Foreign(args.task, args.size, args.bands, args.dtype))
-
-
 def cost_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `highwall cost`."""
     parser.add_argument("model", metavar="MODEL", help="mine, crack, checkpoint, artifact or package.module:factory")
     parser.add_argument("--json", action="store_true")
-    _foreign_arguments(parser)
+    foreign_arguments(parser)
 
 
 def cost(args: argparse.Namespace) -> int:
@@ -151,75 +127,10 @@ def cost(args: argparse.Namespace) -> int:
     else:
         from toolkit.models import example
 
-        model, network = _find(args)
+        model, network = find(args)
         counted = measure(network, *example(model)).as_dict()
     print(json.dumps(counted) if args.json else table(counted))
     return 0
-
-
-def export_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `highwall export`."""
-    parser.add_argument("model", metavar="CHECKPOINT", help="a checkpoint, mine, crack, or package.module:factory")
-    parser.add_argument("--to", type=Path, required=True, metavar="FILE.onnx")
-    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
-    parser.add_argument("--calibration", type=Path, metavar="DIR", help="images for int8 ranges")
-    _held_arguments(parser, "leave this fold (or source, or group) out of calibration")
-    _foreign_arguments(parser)
-
-
-def export(args: argparse.Namespace) -> int:
-    """Write a plain ONNX file: raw pixels in, probability out."""
-    from targets.runtime.files import atomic_write
-    from toolkit.build import compile_model
-
-    if args.to.suffix != ".onnx":
-        raise HighwallError(f"cannot export to {args.to.name}; name it FILE.onnx")
-    model, network = _find(args)
-    data = _calibration(args, model)
-    compiled = compile_model(model, network, args.precision, None if data is None else data.images, _step)
-    with atomic_write(args.to) as partial:
-        partial.write_bytes(compiled.model)
-    print(f"wrote {args.to}, {len(compiled.model):,} bytes, at most {compiled.parity:.2g} off torch")
-    return 0
-
-
-def build_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `highwall build`."""
-    parser.add_argument("model", metavar="CHECKPOINT", help="a checkpoint, mine, crack, or package.module:factory")
-    parser.add_argument("--board", required=True, help="see `highwall boards`")
-    parser.add_argument("--calibration", type=Path, metavar="DIR", help="images for int8 ranges; labels are scored")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.highwall")
-    parser.add_argument("--precision", choices=("fp32", "int8"), default="int8")
-    _held_arguments(parser, "judge on this fold (or source, or group), calibrate on the others")
-    _foreign_arguments(parser)
-
-
-def build(args: argparse.Namespace) -> int:
-    """Compile a checkpoint into an artifact for a board."""
-    from targets.board import load_board
-
-    if args.out.suffix != ".highwall":
-        raise HighwallError(f"an artifact's name ends in .highwall; {args.out.name} does not")
-    load_board(args.board)  # an unknown board is refused before anything slow happens
-    from toolkit.build import build as compile_for
-    from toolkit.build import summary
-
-    model, network = _find(args)
-    receipt = compile_for(model, network, args.board, args.out, args.precision, _calibration(args, model), _step)
-    for line in summary(receipt):
-        print(line)
-    return 0
-
-
-def _calibration(args: argparse.Namespace, model: "Model") -> "Calibration | None":
-    from toolkit.calibration import Calibration
-    from toolkit.data.folder import read_any
-
-    return None if args.calibration is None else Calibration.of(read_any(args.calibration), model, args.fold, args.by)
-
-
-def _step(line: str) -> None:
-    print(f"- {line}", flush=True)
 
 
 def demo_arguments(parser: argparse.ArgumentParser) -> None:

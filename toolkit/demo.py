@@ -19,12 +19,14 @@ from targets.runtime.files import atomic_write, write_text
 from targets.runtime.overlay import draw_overlay
 from targets.runtime.predict import label, predict
 from toolkit import checkpoint
-from toolkit.build import build, summary
+from toolkit.build import build
 from toolkit.calibration import Calibration
 from toolkit.data.folder import read
 from toolkit.data.samples import Samples
 from toolkit.data.synthetic import mine_chips
 from toolkit.models import weights
+from toolkit.quantize.recipes import plain
+from toolkit.receipt import summary
 
 BOARD = "rpi4b"
 SHOWN = 6  # images in a row of the picture: one row a kind and label
@@ -59,7 +61,7 @@ def run(out: Path, say: Callable[[str], None], step: Callable[[str], None]) -> i
     say(f"calibration  {source}, ranges from one part, accuracy from another")
     path = out / "mine.highwall"
     data = Calibration.of(generated if real is None else real, model)
-    receipt = build(model, network, board=BOARD, out=path, precision="int8", data=data, say=step)
+    receipt = build(model, network, board=BOARD, out=path, recipe=plain("onnx", "int8"), data=data, say=step)
     for line in summary(receipt):
         say(f"built        {line}")
     built = artifact.read(path)

@@ -148,3 +148,6 @@ def halve(x: Tensor) -> Tensor:
     if height % 2 or width % 2:
         x = F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
     return F.max_pool2d(x, 2)
+
+
+GATES = (SqueezeExcite, ChannelAttention, SpatialAttention)

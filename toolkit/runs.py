@@ -13,7 +13,7 @@ from toolkit.data.batches import centre_crop
 from toolkit.data.samples import Samples
 from toolkit.data.split import By, hold_out, inner_validation
 from toolkit.network import NetworkConfig, preset
-from toolkit.train import LEARNING_RATES, TrainConfig, Trainer
+from toolkit.train import LEARNING_RATES, QAT_LEARNING, TrainConfig, Trainer
 
 PRESET_OF_TASK = {"classify": "mine", "segment": "crack"}
 BATCH_OF_TASK = {"classify": 64, "segment": 8}
@@ -39,6 +39,7 @@ class Request:
     lr: float | None = None
     seed: int = 0
     start: Path | None = None
+    qat: bool = False
 
 
 def plan(samples: Samples, request: Request) -> Trainer:
@@ -46,6 +47,8 @@ def plan(samples: Samples, request: Request) -> Trainer:
     if samples.task != request.task:
         raise HighwallError(f"this data is labelled to {samples.task}; use --task {samples.task}")
     _check_numbers(request)
+    if request.qat and request.start is None:
+        raise HighwallError("--qat settles trained weights; name them with --from RUN")
     network = _network(samples, request)
     start = None if request.start is None else _start(request.start, network)
     digest = samples.digest
@@ -64,11 +67,12 @@ def plan(samples: Samples, request: Request) -> Trainer:
         epochs=request.epochs,
         batch=request.batch or BATCH_OF_TASK[request.task],
         optimizer=request.optimizer,
-        lr=request.lr or LEARNING_RATES[request.optimizer],
+        lr=request.lr or LEARNING_RATES[request.optimizer] * (QAT_LEARNING if request.qat else 1),
         seed=request.seed,
         loss=request.loss,
         crop=min(TrainConfig.crop, network.slice_size),
         start="" if start is None else checkpoint.digest(start[1]),
+        qat=request.qat,
     )
     held = None if request.held is None else f"{request.by} {request.held}"
     provenance = {"all_data": digest, "held_out": held, "split_note": note}

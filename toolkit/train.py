@@ -25,8 +25,10 @@ from toolkit.data.batches import Normalisation, to_tensor, training_batches
 from toolkit.data.samples import Samples
 from toolkit.metrics import Scores, Tally
 from toolkit.network import CrackNet, NetworkConfig, build_network
+from toolkit.quantize.simulate import quantizable, simulated
 
 LEARNING_RATES = {"sgd": 0.05, "adam": 3e-3, "rmsprop": 1e-3}
+QAT_LEARNING = 0.1  # of these: trained weights need only to settle
 LOSSES = ("bce", "bce+dice", "focal")
 
 
@@ -46,6 +48,7 @@ class TrainConfig:
     draws: int = 0  # samples an epoch; 0: as many as there are, or four crops an image
     averaging: float = 0.995
     start: str = ""  # sha256 of the weights it began with; empty: fresh ones
+    qat: bool = False  # quantization-aware: layers compute as at int8, so weights settle where rounding harms least
 
 
 def optimizer_for(network: CrackNet, config: TrainConfig) -> torch.optim.Optimizer:
@@ -186,7 +189,9 @@ class Trainer:
         rate = learning_rate(self.step, self.steps, self.config.lr)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = loss_of(self.network(images.to(self.device)), targets.to(self.device), self.config.loss)
+        with simulated(quantizable(self.network).values() if self.config.qat else ()):
+            logits = self.network(images.to(self.device))
+        loss = loss_of(logits, targets.to(self.device), self.config.loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)

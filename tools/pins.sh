@@ -13,7 +13,7 @@ echo "resolving every extra beside $torch in a scratch environment, a few minute
 pip=("$scratch/venv/bin/python" -m pip --quiet --disable-pip-version-check)
 echo "$torch" > "$scratch/torch.txt"
 "${pip[@]}" install -c "$scratch/torch.txt" --upgrade torch setuptools
-"${pip[@]}" install -c "$scratch/torch.txt" --no-build-isolation '.[toolkit,ort,geo,dev,bench]'
+"${pip[@]}" install -c "$scratch/torch.txt" --no-build-isolation '.[toolkit,ort,tflite,litert,geo,dev,bench]'
 
 # A local build tag (+cpu) and the GPU libraries torch pins by itself belong to this machine, not to the project.
 "${pip[@]}" freeze --all --exclude pip --exclude wheel --exclude highwall \

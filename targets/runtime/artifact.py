@@ -1,7 +1,11 @@
-"""The artifact file, `NAME.highwall`: manifest, model, golden vectors, receipt, and a digest over each.
+"""The artifact file, `NAME.highwall`: manifest, model, golden vectors, receipt, a digest over each, a signature.
 
 `write` gives the same bytes for the same inputs; `read` accepts those bytes and no others, so that a flipped
 bit, a missing member or a trailing byte is refused, with the reason, before any model code is loaded.
+
+The signature is a last member that may be absent, over the exact bytes of digests.json, which does not list
+it: a file can be signed, or signed anew, without being built again. `read` refuses one that is not of these
+bytes; whether its key is trusted is the question of `targets.runtime.trust`.
 """
 
 import hashlib
@@ -13,12 +17,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.runtime import container
+from targets.runtime import container, signing
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import atomic_write
 from targets.runtime.manifest import InputSpec, Manifest, decode_manifest, encode_manifest, from_json, to_json
+from targets.runtime.signing import PublicKey, Signature, SigningKey
 
-__all__ = ["Artifact", "Golden", "InputSpec", "Manifest", "decode", "encode", "read", "write"]
+__all__ = ["Artifact", "Golden", "InputSpec", "Manifest", "decode", "encode", "read", "sign", "write"]
 
 _GOLDEN: Final = ("seeds", "images", "expected", "stride", "tolerance")
 
@@ -41,7 +46,11 @@ class Golden:
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """What an artifact file holds, checked. `digests` and `sizes` (bytes) have one entry per member."""
+    """What an artifact file holds, checked.
+
+    `sizes` (bytes) has one entry per member, `digests` one per member but digests.json and signature.json,
+    and `signature` is None where nobody signed; one that is there is of these bytes, by whomever.
+    """
 
     manifest: Manifest
     model: bytes
@@ -49,21 +58,103 @@ class Artifact:
     receipt: dict[str, Any]
     digests: dict[str, str]
     sizes: dict[str, int] = field(default_factory=dict)
+    signature: Signature | None = None
+
+    @property
+    def signer(self) -> PublicKey | None:
+        """The key that signed, under the label it claims; None where nobody did."""
+        return None if self.signature is None else self.signature.key
 
 
-def write(path: Path, manifest: Manifest, model: bytes, golden: Golden, receipt: Mapping[str, Any]) -> None:
-    """Write the artifact to `path`, whole or not at all; the same arguments give the same bytes.
+def write(
+    path: Path,
+    manifest: Manifest,
+    model: bytes,
+    golden: Golden,
+    receipt: Mapping[str, Any],
+    key: SigningKey | None = None,
+) -> None:
+    """Write the artifact to `path`, signed if a key is given, whole or not at all.
 
-    Raises HighwallError where a part is malformed or the disk refuses.
+    The same arguments give the same bytes. Raises HighwallError where a part is malformed or the disk refuses.
     """
-    data = encode(manifest, model, golden, receipt)
+    _save(path, encode(manifest, model, golden, receipt, key))
+
+
+def sign(path: Path, key: SigningKey) -> Signature | None:
+    """Put `key`'s signature on the artifact at `path`, the bytes that `write` with it would have given.
+
+    Returns the signature it had before, if any. Raises HighwallError where the artifact is damaged.
+    """
+    data = _load(path)
+    before = decode(data, str(path)).signature
+    members = container.unpack(data, str(path))
+    members.pop(signing.MEMBER, None)
+    _save(path, _pack(members, key))
+    return before
+
+
+def read(path: Path) -> Artifact:
+    """The artifact at `path`; raises HighwallError with the reason if one byte is not as it was written."""
+    return decode(_load(path), str(path))
+
+
+def encode(
+    manifest: Manifest, model: bytes, golden: Golden, receipt: Mapping[str, Any], key: SigningKey | None = None
+) -> bytes:
+    """The bytes of an artifact file, signed if a key is given."""
+    members = {
+        "manifest.json": encode_manifest(manifest),
+        f"model.{manifest.runtime}": model,
+        "golden.npz": _encode_golden(golden),
+        "receipt.json": to_json(dict(receipt), "receipt.json"),
+    }
+    members["digests.json"] = _encode_digests(_digests(members))
+    return _pack(members, key)
+
+
+def decode(data: bytes, where: str) -> Artifact:
+    """The artifact whose file holds `data`; errors begin with `where`."""
+    members = container.unpack(data, where)
+    digests = _check_digests(members, where)
+    signature = None
+    if signing.MEMBER in members:
+        stated = members[signing.MEMBER]
+        signature = signing.decode_signature(stated, members["digests.json"], f"{where}: {signing.MEMBER}")
+    manifest = decode_manifest(members["manifest.json"], f"{where}: manifest.json")
+    model_name = f"model.{manifest.runtime}"
+    order = ["manifest.json", model_name, "golden.npz", "receipt.json", "digests.json"]
+    if signature is not None:
+        order.append(signing.MEMBER)
+    _check_names(list(members), order, where)
+    return Artifact(
+        manifest=manifest,
+        model=members[model_name],
+        golden=_decode_golden(members["golden.npz"], manifest, f"{where}: golden.npz"),
+        receipt=from_json(members["receipt.json"], f"{where}: receipt.json"),
+        digests=digests,
+        sizes={name: len(member) for name, member in members.items()},
+        signature=signature,
+    )
+
+
+def _pack(members: Mapping[str, bytes], key: SigningKey | None) -> bytes:
+    """The file of `members`, the last of which is digests.json, and of its signature."""
+    whole = dict(members)
+    if key is not None:
+        whole[signing.MEMBER] = signing.encode_signature(key.sign(members["digests.json"]))
+    if sum(len(data) + len(name) + 200 for name, data in whole.items()) > container.MAX_BYTES:
+        raise HighwallError(f"the artifact would exceed {container.MAX_BYTES} bytes; shrink the model")
+    return container.pack(whole)
+
+
+def _save(path: Path, data: bytes) -> None:
     decode(data, str(path))  # nothing leaves the workbench that a gateway would refuse
     with atomic_write(path) as partial:
         partial.write_bytes(data)
 
 
-def read(path: Path) -> Artifact:
-    """The artifact at `path`; raises HighwallError with the reason if one byte is not as it was written."""
+def _load(path: Path) -> bytes:
     path = Path(path)
     try:
         with path.open("rb") as handle:
@@ -74,39 +165,7 @@ def read(path: Path) -> Artifact:
         raise HighwallError(f"cannot read {path}: {error.strerror or error}") from error
     if len(data) > container.MAX_BYTES:
         raise HighwallError(f"{path} is larger than {container.MAX_BYTES} bytes, the most an artifact may be")
-    return decode(data, str(path))
-
-
-def encode(manifest: Manifest, model: bytes, golden: Golden, receipt: Mapping[str, Any]) -> bytes:
-    """The bytes of an artifact file."""
-    members = {
-        "manifest.json": encode_manifest(manifest),
-        f"model.{manifest.runtime}": model,
-        "golden.npz": _encode_golden(golden),
-        "receipt.json": to_json(dict(receipt), "receipt.json"),
-    }
-    members["digests.json"] = _encode_digests(_digests(members))
-    if sum(len(data) + len(name) + 200 for name, data in members.items()) > container.MAX_BYTES:
-        raise HighwallError(f"the artifact would exceed {container.MAX_BYTES} bytes; shrink the model")
-    return container.pack(members)
-
-
-def decode(data: bytes, where: str) -> Artifact:
-    """The artifact whose file holds `data`; errors begin with `where`."""
-    members = container.unpack(data, where)
-    digests = _check_digests(members, where)
-    manifest = decode_manifest(members["manifest.json"], f"{where}: manifest.json")
-    model_name = f"model.{manifest.runtime}"
-    order = ["manifest.json", model_name, "golden.npz", "receipt.json", "digests.json"]
-    _check_names(list(members), order, where)
-    return Artifact(
-        manifest=manifest,
-        model=members[model_name],
-        golden=_decode_golden(members["golden.npz"], manifest, f"{where}: golden.npz"),
-        receipt=from_json(members["receipt.json"], f"{where}: receipt.json"),
-        digests=digests,
-        sizes={name: len(member) for name, member in members.items()},
-    )
+    return data
 
 
 def _digests(members: Mapping[str, bytes]) -> dict[str, str]:
@@ -118,11 +177,12 @@ def _encode_digests(digests: Mapping[str, str]) -> bytes:
 
 
 def _check_digests(members: Mapping[str, bytes], where: str) -> dict[str, str]:
-    """The digest of every member but digests.json, once digests.json says exactly the same."""
+    """The digest of every member but digests.json and the signature, once digests.json says the same."""
     for name in ("manifest.json", "digests.json"):
         if name not in members:
             raise HighwallError(f"{where} has no member {name}; it is no artifact or was tampered with")
-    found = _digests({name: data for name, data in members.items() if name != "digests.json"})
+    beside = ("digests.json", signing.MEMBER)
+    found = _digests({name: data for name, data in members.items() if name not in beside})
     stated = from_json(members["digests.json"], f"{where}: digests.json").get("members")
     if not isinstance(stated, dict):
         raise HighwallError(f"{where}: digests.json: key members is missing or not an object")

@@ -25,11 +25,20 @@ def open_session(runtime: str, model: bytes, threads: int = 1) -> Engine:
 
     Raises HighwallError for an unknown engine, one whose package is missing here, or a model it refuses.
     """
+    return cast(Engine, _module(runtime).Session(model, threads))
+
+
+def preload(runtime: str) -> None:
+    """Import the engine's own package, so that what follows costs only what the model does."""
+    _module(runtime).load()
+
+
+def _module(runtime: str) -> ModuleType:
     module = _engines().get(runtime)
     if module is None:
         known = ", ".join(sorted(_engines()))
         raise HighwallError(f"unknown runtime {runtime!r}; this Highwall has: {known}")
-    return cast(Engine, module.Session(model, threads))
+    return module
 
 
 def _engines() -> dict[str, ModuleType]:

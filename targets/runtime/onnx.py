@@ -10,17 +10,23 @@ from targets.runtime.errors import HighwallError
 _DTYPES = {"tensor(uint8)": np.dtype(np.uint8), "tensor(uint16)": np.dtype(np.uint16)}
 
 
+def load() -> Any:
+    """The engine's package; raises HighwallError where it is not installed."""
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise HighwallError(
+            "this model runs in ONNX Runtime, which is not installed here; pip install 'highwall[ort]'"
+        ) from error
+    return onnxruntime
+
+
 class Session:
     """A model with input `image` (1, H, W, C), perhaps `sensors` (1, m), and output `probability`."""
 
     def __init__(self, model: bytes, threads: int = 1) -> None:
         """Load the bytes of an .onnx file; raises HighwallError if ONNX Runtime is missing or refuses it."""
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as error:
-            raise HighwallError(
-                "this model runs in ONNX Runtime, which is not installed here; pip install 'highwall[ort]'"
-            ) from error
+        onnxruntime = load()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

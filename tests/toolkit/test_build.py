@@ -14,9 +14,10 @@ from targets.runtime import artifact, golden
 from targets.runtime.engine import open_session
 from targets.runtime.errors import HighwallError
 from toolkit import checkpoint
-from toolkit.build import build, compare
+from toolkit.build import build
 from toolkit.calibration import Calibration, draw
 from toolkit.checkpoint import Model
+from toolkit.compiler import Compiler
 from toolkit.data.folder import read
 from toolkit.data.samples import Samples
 from toolkit.data.synthetic import crack_images, mine_chips
@@ -25,7 +26,8 @@ from toolkit.evaluate import evaluate
 from toolkit.export import onnx as export_onnx
 from toolkit.models import Foreign, find
 from toolkit.network import CrackNet, NetworkConfig
-from toolkit.quantize import int8
+from toolkit.quantize import onnx as quantize_onnx
+from toolkit.quantize.recipes import Recipe, recipe
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def built(run_folder: Path, samples: Samples, tmp_path_factory: pytest.TempPathF
         network,
         board="rpi4b",
         out=out,
-        precision="int8",
+        recipe=recipe("onnx-int8-minmax"),
         data=Calibration.of(samples, model),
         say=lambda _: None,
     )
@@ -55,7 +57,7 @@ def test_the_same_inputs_give_the_same_artifact(
     model, network = checkpoint.load(run_folder)
     again = tmp_path / "again.highwall"
     data = Calibration.of(samples, model)
-    build(model, network, board="rpi4b", out=again, precision="int8", data=data, say=lambda _: None)
+    build(model, network, board="rpi4b", out=again, recipe=recipe("onnx-int8-minmax"), data=data, say=lambda _: None)
     assert again.read_bytes() == built.read_bytes()
 
 
@@ -94,7 +96,7 @@ def test_the_float_export_says_what_torch_says(task: str, bands: int, dtype: str
     network = CrackNet(bands, config.task, 8, 4).eval()
     full = 255.0 if dtype == "uint8" else 10000.0
     model = Model("m", config, (full / 3,) * bands, (full / 4,) * bands, dtype)
-    assert compare(model, network, export_onnx.export(model, network), None).largest < 1e-5
+    assert Compiler(model, network, None).candidate(Recipe("onnx", "fp32")).parity < 1e-5
 
 
 def test_a_network_with_sensors_exports_with_two_inputs() -> None:
@@ -104,7 +106,7 @@ def test_a_network_with_sensors_exports_with_two_inputs() -> None:
     model = Model("m", config, (0.0,) * 3, (255.0,) * 3)
     exported = export_onnx.export(model, network)
     assert [i.name for i in onnx.load_from_string(exported).graph.input] == ["image", "sensors"]
-    assert compare(model, network, exported, None).largest < 1e-5
+    assert Compiler(model, network, None).candidate(Recipe("onnx", "fp32")).parity < 1e-5
 
 
 def test_calibration_and_judgement_never_share_an_image(run_folder: Path, samples: Samples) -> None:
@@ -119,7 +121,7 @@ def test_calibration_and_judgement_never_share_an_image(run_folder: Path, sample
 def test_gates_stay_float_and_the_body_does_not(run_folder: Path) -> None:
     model, network = checkpoint.load(run_folder)
     graph = onnx.load_from_string(export_onnx.export(model, network)).graph
-    gates = int8.gates(graph)
+    gates = quantize_onnx.gates(graph)
     nodes = {node.name: node for node in graph.node}
     assert sum(nodes[name].op_type == "Sigmoid" for name in gates) == 9  # 3 SE, 3 CBAMs of two; not the output's
     body = [node for node in graph.node if node.op_type == "Conv" and node.name not in gates]
@@ -129,7 +131,7 @@ def test_gates_stay_float_and_the_body_does_not(run_folder: Path) -> None:
 def test_a_checkpoint_and_its_float_artifact_score_the_same(run_folder: Path, samples: Samples, tmp_path: Path) -> None:
     out = tmp_path / "float.highwall"
     model, network = checkpoint.load(run_folder)
-    build(model, network, board="rpi4b", out=out, precision="fp32", data=None, say=lambda _: None)
+    build(model, network, board="rpi4b", out=out, recipe=recipe("onnx-fp32"), data=None, say=lambda _: None)
     of_torch, of_artifact = evaluate(run_folder, samples, None), evaluate(out, samples, None)
     assert of_torch.n == of_artifact.n == len(samples)
     assert of_artifact.threshold == of_torch.threshold
@@ -231,7 +233,7 @@ def test_bad_words_to_build_are_refused_before_anything_is_written(
         (("build", "mine", *good), "48x48"),
         (("evaluate", run_folder, "--data", cracks), "classify"),
         (("evaluate", run_folder, "--data", chips_folder, "--threshold", "1.5"), "probability"),
-        (("export", run_folder, "--to", tmp_path / "m.pb"), ".onnx"),
+        (("export", run_folder, "--to", tmp_path / "m.pb"), "FILE.onnx or FILE.tflite"),
     ]
     for words, message in cases:
         assert run(*words) == 1, words
@@ -271,7 +273,9 @@ def test_the_body_of_both_tasks_is_integer(task: str) -> None:
     model = Model("m", config, (128.0,) * 3, (60.0,) * 3)
     network = CrackNet(3, config.task, 8, 4).eval()
     images = [np.random.RandomState(i).randint(0, 256, (32, 32, 3), np.uint8) for i in range(4)]
-    graph = onnx.load_from_string(int8.quantize(export_onnx.export(model, network), images)).graph
+    exported = export_onnx.export(model, network)
+    seen = quantize_onnx.observe(exported, ({"image": image[None]} for image in images))
+    graph = onnx.load_from_string(quantize_onnx.quantize(exported, recipe("onnx-int8-mse"), seen)).graph
     makers = {output: node.op_type for node in graph.node for output in node.output}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     integer = [n for n in convolutions if all(makers.get(x) == "DequantizeLinear" for x in n.input[:2])]
@@ -283,7 +287,7 @@ def test_a_sigmoid_inside_the_body_is_no_gate() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
     model = Model("m", NetworkConfig("classify", 3, 0, 0, slice_size=9), (0.0,) * 3, (255.0,) * 3)
     graph = onnx.load_from_string(export_onnx.export(model, network.eval())).graph
-    assert int8.gates(graph) == set()
+    assert quantize_onnx.gates(graph) == set()
 
 
 def test_two_logits_become_an_artifact_as_well_as_one(tmp_path: Path) -> None:

@@ -82,11 +82,23 @@ def export(model: Model, network: nn.Module) -> bytes:
     assert program is not None
     proto = program.model_proto
     strip(proto)
+    names = _node_names(proto.graph)
     shorten(proto)
-    for index, node in enumerate(proto.graph.node):
-        node.name = f"{node.op_type}_{index}"  # the quantizer tells nodes apart by name
+    for node, name in zip(proto.graph.node, names, strict=True):
+        node.name = name  # the quantizer tells nodes apart by name
     onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _node_names(graph: onnx.GraphProto) -> list[str]:
+    """A name for each node: its module's path in torch where it has weights, else its operator and place."""
+    weights = {initializer.name for initializer in graph.initializer}
+    names: list[str] = []
+    for index, node in enumerate(graph.node):
+        given = [name for name in node.input if name in weights and name.endswith(".weight")]
+        path = given[0].removeprefix("network.").removesuffix(".weight") if given else ""
+        names.append(path if path and path not in names else f"{node.op_type}_{index}")
+    return names
 
 
 def strip(proto: onnx.ModelProto) -> None:

@@ -1,0 +1,251 @@
+"""One network through one recipe: export, quantize, compare with torch, score. Each candidate is made once."""
+
+import importlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from targets.runtime import golden
+from targets.runtime.engine import Engine, open_session
+from targets.runtime.errors import HighwallError
+from targets.runtime.manifest import InputSpec
+from toolkit import cache, cost
+from toolkit.cache import Cache
+from toolkit.calibration import Calibration
+from toolkit.checkpoint import Model, digest
+from toolkit.data.samples import Samples
+from toolkit.export.onnx import run_torch
+from toolkit.metrics import Scores, Tally
+from toolkit.models import example
+from toolkit.quantize import sensitivity
+from toolkit.quantize.recipes import Recipe
+
+SEEDS: Final = (1, 2, 3, 4)
+# How far a model may stray from torch before it is refused, whatever a contract says: a float one in any
+# number, an int8 one on average over real images. One pixel of a map, or an image of noise, may change sides
+# for good reasons.
+FLOAT_PARITY: Final = 1e-3
+INT8_DRIFT: Final = 0.2
+PACKAGES: Final = ("torch", "numpy", "onnx", "onnxruntime", "litert-torch", "ai-edge-quantizer", "ai-edge-litert")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model file of one recipe, and the facts a contract asks about. The same inputs give the same facts.
+
+    parity: largest difference in probability from torch over the golden inputs; drift: the mean difference
+    over real images (0: none given); scores: over the judged samples, where there are any; float_layers:
+    what a mixed recipe left in float.
+    """
+
+    recipe: Recipe
+    model: bytes
+    parity: float
+    drift: float
+    scores: dict[str, Any] | None
+    float_layers: tuple[str, ...] = ()
+
+    @property
+    def complaint(self) -> str | None:
+        """Why nobody should run this model, or None."""
+        if self.recipe.precision == "fp32" and not self.parity <= FLOAT_PARITY:
+            return (
+                f"the exported model is {self.parity:.3g} off torch, more than {FLOAT_PARITY:g}; "
+                "it uses an operator that its engine computes otherwise"
+            )
+        if not self.drift <= INT8_DRIFT:
+            return (
+                f"the {self.recipe.precision} model is {self.drift:.3g} off torch on average, more than "
+                f"{INT8_DRIFT:g}; build it at --precision fp32, or calibrate on images like the training ones"
+            )
+        return None
+
+
+@dataclass
+class Compiler:
+    """Makes candidates of one network. `say` hears what is being waited for."""
+
+    model: Model
+    network: nn.Module
+    data: Calibration | None
+    cache: Cache = field(default_factory=lambda: Cache(None))
+    say: Callable[[str], None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        self.spec = input_spec(self.model)
+        self.cost = cost.measure(self.network, *example(self.model))
+        self.seconds: dict[str, float] = {}
+        self._made: dict[Recipe, Candidate] = {}
+        self._floats: dict[str, bytes] = {}
+        self._observed: dict[str, Any] = {}
+        self._ranked: list[sensitivity.Sensitivity] | None = None
+        self._torch: list[NDArray[np.float32]] | None = None
+
+    @property
+    def images(self) -> NDArray[Any] | None:
+        """The calibration images (N, H, W, C)."""
+        return None if self.data is None else self.data.images
+
+    @property
+    def judged(self) -> Samples | None:
+        return None if self.data is None else self.data.judged
+
+    def candidate(self, recipe: Recipe) -> Candidate:
+        """The candidate of `recipe`, from memory, the cache or from scratch.
+
+        Raises HighwallError when its engine cannot take the network or calibration images are missing, and
+        ModuleNotFoundError when the extra that converts for its engine is not installed.
+        """
+        if recipe not in self._made:
+            started = time.perf_counter()
+            key = cache.key(self._identity(recipe))
+            found = self._load(recipe, self.cache.get(key))
+            if found is None:
+                found = self._make(recipe)
+                self.cache.put(key, self._members(found))
+            self._made[recipe] = found
+            self.seconds[recipe.name] = round(time.perf_counter() - started, 2)
+        return self._made[recipe]
+
+    def _make(self, recipe: Recipe) -> Candidate:
+        if recipe.calibrated and self.images is None:
+            raise HighwallError(f"{recipe.precision} needs --calibration DIR: images like those the board will see")
+        backend = backend_of(recipe.runtime)
+        source = self._float(recipe.runtime, backend)
+        kept: tuple[str, ...] = ()
+        if recipe.precision == "mixed":
+            kept = sensitivity.keep_float(self._ranking())
+        observed = self._ranges(recipe.runtime, backend, source) if recipe.calibrated else None
+        if recipe.precision != "fp32":
+            self.say(f"quantize by {recipe.name}")
+        made: bytes = backend.quantize(source, recipe, observed, kept)
+        session = open_session(recipe.runtime, made)
+        parity, drift = self._compare(session)
+        scores = None
+        if self.judged is not None:
+            self.say(f"score {len(self.judged)} labelled images by {recipe.name}")
+            scores = _rounded(judge(session, self.judged, self.model.threshold))
+        return Candidate(recipe, made, parity, drift, scores, kept)
+
+    def _float(self, runtime: str, backend: ModuleType) -> bytes:
+        if runtime not in self._floats:
+            self.say(f"export to {runtime}")
+            self._floats[runtime] = backend.export(self.model, self.network)
+        return self._floats[runtime]
+
+    def _ranges(self, runtime: str, backend: ModuleType, source: bytes) -> Any:
+        if runtime not in self._observed:
+            images = self.images
+            assert images is not None
+            self.say(f"observe ranges over {len(images)} images in {runtime}")
+            self._observed[runtime] = backend.observe(source, self._feeds(images))
+        return self._observed[runtime]
+
+    def _feeds(self, images: NDArray[Any]) -> Iterator[dict[str, NDArray[Any]]]:
+        for index, image in enumerate(images):
+            sensors = golden.sensor_features(index, self.spec)
+            yield {"image": image[None]} | ({} if sensors is None else {"sensors": sensors[None]})
+
+    def _ranking(self) -> list[sensitivity.Sensitivity]:
+        if self._ranked is None:
+            assert self.images is not None
+            self.say("measure the sensitivity of every layer")
+            self._ranked = sensitivity.measure(self.model, self.network, self.images)
+        return self._ranked
+
+    def _compare(self, session: Engine) -> tuple[float, float]:
+        """(parity, drift) of the compiled model beside torch."""
+        seeded = [golden.seeded_image(seed, self.spec) for seed in SEEDS]
+        images = seeded + list([] if self.images is None else self.images[:4])
+        features = [golden.sensor_features(index, self.spec) for index in range(len(images))]
+        if self._torch is None:
+            pairs = zip(images, features, strict=True)
+            self._torch = [run_torch(self.model, self.network, image, sensors) for image, sensors in pairs]
+        off = [
+            np.abs(session.run(image, sensors) - answer)
+            for image, sensors, answer in zip(images, features, self._torch, strict=True)
+        ]
+        largest = float(np.max([each.max() for each in off]))  # NaN stays
+        drift = max((float(each.mean()) for each in off[len(seeded) :]), default=0.0)
+        # Torch sums in an order that depends on its threads; two digits do not.
+        return float(f"{largest:.1e}"), float(f"{drift:.1e}")
+
+    def _identity(self, recipe: Recipe) -> dict[str, Any]:
+        data = self.data
+        return {
+            "weights": digest(self.network.state_dict()),
+            "kind": f"{type(self.network).__module__}.{type(self.network).__qualname__}",
+            "model": asdict(self.model) | {"provenance": {}},
+            "data": None if data is None else data.identity,
+            "recipe": recipe.name,
+            "packages": packages(),
+        }
+
+    @staticmethod
+    def _members(found: Candidate) -> dict[str, bytes]:
+        facts = {"parity": found.parity, "drift": found.drift, "scores": found.scores, "kept": found.float_layers}
+        return {"facts.json": json.dumps(facts).encode(), "model": found.model}
+
+    @staticmethod
+    def _load(recipe: Recipe, members: dict[str, bytes] | None) -> Candidate | None:
+        if members is None:
+            return None
+        facts = json.loads(members["facts.json"])
+        return Candidate(
+            recipe, members["model"], facts["parity"], facts["drift"], facts["scores"], tuple(facts["kept"])
+        )
+
+
+def backend_of(runtime: str) -> ModuleType:
+    """The module that exports to `runtime` and quantizes what it exports."""
+    return importlib.import_module(f"toolkit.quantize.{runtime}")
+
+
+def packages() -> dict[str, str]:
+    """Versions of what decides a candidate's bytes; a package that is not installed is left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name).split("+")[0]
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def input_spec(model: Model) -> InputSpec:
+    """What the artifact says of its input; the arithmetic itself is inside the graph."""
+    side = model.network.slice_size
+    return InputSpec(
+        height=side,
+        width=side,
+        bands=model.network.bands,
+        dtype=model.dtype,  # type: ignore[arg-type]
+        scale=tuple(1 / std for std in model.std),
+        offset=tuple(-mean / std for mean, std in zip(model.mean, model.std, strict=True)),
+        sensors=model.network.sensors,
+    )
+
+
+def judge(session: Engine, samples: Samples, threshold: float) -> Scores:
+    """Run every sample, of the model's size and of two labels, through the engine and score it."""
+    tally = Tally()
+    for image, label in zip(samples.images, samples.labels, strict=True):
+        probability = session.run(image)
+        if samples.task == "classify":
+            tally.add(label, probability[-1])
+        else:
+            tally.add_pixels(label, probability)
+    return tally.scores(threshold)
+
+
+def _rounded(scores: Scores) -> dict[str, Any]:
+    """Six digits: float kernels differ beyond them from one machine to the next."""
+    return {key: round(value, 6) if isinstance(value, float) else value for key, value in scores.as_dict().items()}

@@ -1,0 +1,167 @@
+"""The search: every candidate recipe held against a board's contract; the cheapest that meets it is chosen."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from targets.board import Board
+from targets.runtime import footprint
+from targets.runtime.errors import HighwallError
+from toolkit.compiler import Candidate, Compiler
+from toolkit.contract import DROPS, Contract, Miss
+from toolkit.quantize.recipes import Recipe
+
+# What an int8 multiply-accumulate costs in float ones, with and without a dot product: the ratio of ONNX
+# Runtime's ARM instructions for one small network, 2.60 M to 4.43 M on a Cortex-A76, 3.97 M to 4.43 M on an A72.
+INT8_MAC: Final = {True: 0.59, False: 0.90}
+
+MEASURED: Final = ("max_peak_mib", "max_p95_ms")  # keys whose facts differ from run to run
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A recipe and how it fared. `work`: MACs, int8 ones counted at what they cost on the board.
+
+    facts: what the contract was held against, the same every time; measured: memory and times, which are not;
+    loss: its falls from float in the task's metric and in recall together, gains counting nothing;
+    misses: the limits not kept; failure: why there is no candidate, or none that anybody should run.
+    """
+
+    recipe: Recipe
+    work: int
+    candidate: Candidate | None
+    facts: Mapping[str, float | None] = field(default_factory=dict)
+    measured: Mapping[str, float | None] = field(default_factory=dict)
+    loss: float = 0.0
+    misses: tuple[Miss, ...] = ()
+    failure: str | None = None
+
+    @property
+    def met(self) -> bool:
+        return self.failure is None and not self.misses
+
+    @property
+    def kib(self) -> int:
+        """Size of the model file, whole KiB; 0 without one."""
+        return 0 if self.candidate is None else -(-len(self.candidate.model) // 1024)
+
+    @property
+    def order(self) -> tuple[int, int, float, str]:
+        """Cheapest first: work, then size, then what it loses, then the name, so that no two are equal."""
+        return self.work, self.kib, self.loss, self.recipe.name
+
+
+def search(compiler: Compiler, board: Board, recipes: Sequence[Recipe], contract: Contract | None) -> list[Tried]:
+    """Every recipe, cheapest first. No stopwatch decides, so the same inputs give the same order.
+
+    A recipe whose engine cannot take the network, or whose converter is not installed, is kept with the reason.
+    """
+    _check_possible(compiler, board, contract)
+    tried = [_try(compiler, board, recipe, contract) for recipe in recipes]
+    return sorted(tried, key=lambda one: one.order)
+
+
+def winner(tried: Sequence[Tried]) -> Tried | None:
+    """The first of `tried`, in their order, that meets the contract."""
+    return next((one for one in tried if one.met), None)
+
+
+def verdict(one: Tried, chosen: Tried | None) -> str:
+    """Why this candidate was taken or lost, in a few words that are the same every time."""
+    if one is chosen:
+        return "chosen"
+    if one.failure is not None:
+        return one.failure
+    if one.misses:
+        return "; ".join(_said(miss) for miss in one.misses)
+    if chosen is None or one.work > chosen.work:
+        return "meets the contract, more work"
+    return "meets the contract, larger" if one.kib > chosen.kib else "meets the contract, loses more accuracy"
+
+
+def _said(miss: Miss) -> str:
+    return f"{miss.key} not kept as measured" if miss.key in MEASURED else str(miss)
+
+
+def shortfall(tried: Sequence[Tried], board: str) -> str:
+    """One line for a build that found nothing: the candidate that misses fewest limits, and by how much."""
+    made = [one for one in tried if one.failure is None]
+    if not made:
+        return f"no recipe can be made for {board}: {tried[0].recipe.name} {tried[0].failure}"
+    least = min(made, key=lambda one: (len(one.misses), one.order))
+    return (
+        f"none of {len(tried)} recipes meets the contract of {board}; nearest is {least.recipe.name}, where "
+        f"{'; '.join(str(miss) for miss in least.misses)}"
+    )
+
+
+def _try(compiler: Compiler, board: Board, recipe: Recipe, contract: Contract | None) -> Tried:
+    try:
+        candidate = compiler.candidate(recipe)
+    except HighwallError as error:
+        if contract is None:
+            raise
+        return Tried(recipe, _work(compiler, board, recipe, ()), None, failure=f"cannot be made: {error}")
+    except ModuleNotFoundError as error:
+        if contract is None:
+            raise
+        missing = f"not tried: {error.name} is not installed"
+        return Tried(recipe, _work(compiler, board, recipe, ()), None, failure=missing)
+    facts = _facts(compiler, candidate)
+    measured = _measured(compiler, candidate, contract)
+    misses = () if contract is None else tuple(contract.check({**facts, **measured}))
+    work = _work(compiler, board, recipe, candidate.float_layers)
+    falls = [facts.get(f"drop.{metric}") or 0.0 for metric in DROPS[compiler.model.network.task]]
+    loss = round(sum(max(0.0, fall) for fall in falls), 6)
+    return Tried(recipe, work, candidate, facts, measured, loss, misses, candidate.complaint)
+
+
+def _facts(compiler: Compiler, candidate: Candidate) -> dict[str, float | None]:
+    """What may be held against a contract and is the same every time."""
+    facts: dict[str, float | None] = {
+        "parity_error": candidate.parity,
+        "size_kib": len(candidate.model) / 1024,
+        "macs": float(compiler.cost.macs),
+    }
+    if candidate.scores is None:
+        return facts
+    whole = compiler.candidate(Recipe(candidate.recipe.runtime, "fp32")).scores
+    assert whole is not None
+    for metric, value in candidate.scores.items():
+        facts[metric] = value
+        facts[f"drop.{metric}"] = round(whole[metric] - value, 6)
+    return facts
+
+
+def _measured(compiler: Compiler, candidate: Candidate, contract: Contract | None) -> dict[str, float | None]:
+    """Memory and times in a process of its own, only where the contract limits them."""
+    if contract is None or not (contract.needs("peak_mib") or contract.needs("p95_ms")):
+        return {}
+    compiler.say(f"run {candidate.recipe.name} in a process of its own")
+    found = footprint.measure(candidate.recipe.runtime, candidate.model, compiler.spec)
+    return {"peak_mib": found.peak_mib, "p95_ms": found.p95_ms}
+
+
+def _check_possible(compiler: Compiler, board: Board, contract: Contract | None) -> None:
+    """Refuse before anything slow what could never be judged."""
+    if contract is None:
+        return
+    if contract.needs("p95_ms") and not board.at_hand:
+        raise HighwallError(
+            f"max_p95_ms of {board.name} can be measured only on one, and this machine is none; "
+            "build there, or take the limit out"
+        )
+    if contract.needs_labels and compiler.judged is None:
+        raise HighwallError("the contract limits accuracy, which needs --data with labels of both classes")
+
+
+def _work(compiler: Compiler, board: Board, recipe: Recipe, float_layers: Sequence[str]) -> int:
+    macs = compiler.cost.macs
+    if recipe.precision not in ("int8", "mixed"):
+        return macs
+    whole = sum(
+        layer.macs
+        for layer in compiler.cost.layers
+        if any(kept == layer.name or kept.startswith(f"{layer.name}.") for kept in float_layers)
+    )
+    return round(whole + (macs - whole) * INT8_MAC[board.features.dot_product])
