@@ -108,7 +108,7 @@ def artifact(tmp_path) -> Path:
         provenance={},
     )
     session = open_session("onnx", model)
-    vectors = golden.make(session, spec, [1, 2, 3], None, stride=1, tolerance=1e-5)
+    vectors = golden.make(session, spec, [1, 2, 3], None, block=1, tolerance=1e-5)
     path = tmp_path / "brightness.highwall"
     write(path, manifest, model, vectors, {})
     return path

@@ -68,5 +68,6 @@ def _code() -> str:
     here, sha = Path(__file__).parent, hashlib.sha256()
     for room in ROOMS:
         for path in sorted((here / room).rglob("*.py") if (here / room).is_dir() else [here / room]):
-            sha.update(path.name.encode() + path.read_bytes())
+            if path.name != "commands.py":
+                sha.update(path.name.encode() + path.read_bytes())
     return sha.hexdigest()

@@ -146,10 +146,11 @@ class Compiler:
             images = self.images
             assert images is not None
             self.say(f"observe ranges over {len(images)} images in {runtime}")
-            self._observed[runtime] = backend.observe(source, self._feeds(images))
+            self._observed[runtime] = backend.observe(source, self.feeds(images))
         return self._observed[runtime]
 
-    def _feeds(self, images: NDArray[Any]) -> Iterator[dict[str, NDArray[Any]]]:
+    def feeds(self, images: NDArray[Any]) -> Iterator[dict[str, NDArray[Any]]]:
+        """`images` (N, H, W, C) as inputs by name, with sensor features where the network has any."""
         for index, image in enumerate(images):
             sensors = golden.sensor_features(index, self.spec)
             yield {"image": image[None]} | ({} if sensors is None else {"sensors": sensors[None]})

@@ -25,7 +25,7 @@ from targets.runtime.signing import PublicKey, Signature, SigningKey
 
 __all__ = ["Artifact", "Golden", "InputSpec", "Manifest", "decode", "encode", "read", "sign", "write"]
 
-_GOLDEN: Final = ("seeds", "images", "expected", "stride", "tolerance")
+_GOLDEN: Final = ("seeds", "images", "expected", "block", "tolerance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +34,13 @@ class Golden:
 
     seeds: uint32 (k,), each the seed of a made-up image; images: (r, H, W, C) real ones of the input dtype;
     expected: float32 (k + r, ...), the output for the seeds, then for the images, a segment map kept only
-    every `stride`-th row and column; tolerance: the largest absolute difference that is still a match.
+    as means of `block` x `block` pixels; tolerance: the largest absolute difference that is still a match.
     """
 
     seeds: NDArray[np.uint32]
     images: NDArray[Any]
     expected: NDArray[np.float32]
-    stride: int
+    block: int
     tolerance: float
 
 
@@ -212,7 +212,7 @@ def _encode_golden(golden: Golden) -> bytes:
             "seeds": np.asarray(golden.seeds, np.uint32),
             "images": golden.images,
             "expected": np.asarray(golden.expected, np.float32),
-            "stride": np.asarray(golden.stride, np.int64),
+            "block": np.asarray(golden.block, np.int64),
             "tolerance": np.asarray(golden.tolerance, np.float64),
         }
     )
@@ -221,9 +221,9 @@ def _encode_golden(golden: Golden) -> bytes:
 def _decode_golden(data: bytes, manifest: Manifest, where: str) -> Golden:
     arrays = container.unpack_arrays(data, where)
     _check_names(list(arrays), list(_GOLDEN), where)
-    seeds, images, expected, stride, tolerance = (arrays[name] for name in _GOLDEN)
-    if stride.shape != () or stride.dtype != np.int64 or stride < 1:
-        raise HighwallError(f"{where}: stride is not a whole number from 1")
+    seeds, images, expected, block, tolerance = (arrays[name] for name in _GOLDEN)
+    if block.shape != () or block.dtype != np.int64 or block < 1:
+        raise HighwallError(f"{where}: block is not a whole number from 1")
     if tolerance.shape != () or tolerance.dtype != np.float64 or not 0 <= tolerance < np.inf:
         raise HighwallError(f"{where}: tolerance is not a number from 0")
     if seeds.ndim != 1 or seeds.dtype != np.uint32:
@@ -236,7 +236,7 @@ def _decode_golden(data: bytes, manifest: Manifest, where: str) -> Golden:
         )
     kept = manifest.output_shape
     if manifest.task == "segment":
-        kept = tuple(-(-length // int(stride)) for length in kept)
+        kept = tuple(-(-length // int(block)) for length in kept)
     count = len(seeds) + len(images)
     if count == 0:
         raise HighwallError(f"{where}: there is not one golden vector, so nothing could be verified")
@@ -244,4 +244,4 @@ def _decode_golden(data: bytes, manifest: Manifest, where: str) -> Golden:
         raise HighwallError(
             f"{where}: expected is {expected.shape} {expected.dtype}, which should be {(count, *kept)} finite float32"
         )
-    return Golden(seeds, images, expected, int(stride), float(tolerance))
+    return Golden(seeds, images, expected, int(block), float(tolerance))

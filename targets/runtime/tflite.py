@@ -39,15 +39,24 @@ def load() -> ModuleType:
 class Session:
     """A model with input `image` (1, H, W, C), perhaps `sensors` (1, m), and output `probability`."""
 
-    def __init__(self, model: bytes, threads: int = 1) -> None:
-        """Load the bytes of a .tflite file; raises HighwallError if the engine is missing or refuses it."""
+    def __init__(self, model: bytes, threads: int = 1, delegate: bool = True) -> None:
+        """Load the bytes of a .tflite file; raises HighwallError if the engine is missing or refuses it.
+
+        Without the delegate (XNNPACK), int8 layers run slower in the kernels that tflite-runtime 2.14 has,
+        which round otherwise.
+        """
         interpreter = load()
         # LiteRT verifies a file; tflite-runtime follows its offsets wherever they lead and ends the process.
         if not is_whole(model):
             raise HighwallError("LiteRT refuses the model: it is no .tflite file, or a damaged one; copy it again")
         try:
             with _hushed():
-                self._interpreter = interpreter.Interpreter(model_content=model, num_threads=threads)
+                kinds = interpreter.OpResolverType
+                self._interpreter = interpreter.Interpreter(
+                    model_content=model,
+                    num_threads=threads,
+                    experimental_op_resolver_type=kinds.AUTO if delegate else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+                )
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise HighwallError(f"LiteRT refuses the model: {_first_line(error)}") from error

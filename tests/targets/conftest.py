@@ -72,7 +72,7 @@ class Parts:
         self.model = onnx_model(spec, task)
         self.session = open_session("onnx", self.model)
         real = np.full((1, *spec.shape), 9, spec.dtype)
-        self.golden = golden.make(self.session, spec, [1, 2], real, stride=2, tolerance=1e-6)
+        self.golden = golden.make(self.session, spec, [1, 2], real, block=2, tolerance=1e-6)
         self.receipt = {"size": len(self.model), "parity": 0.0}
 
     @property

@@ -47,7 +47,7 @@ def test_what_is_written_is_what_is_read(tmp_path, segmenter):
     assert found.manifest == segmenter.manifest
     assert found.model == segmenter.model
     assert found.receipt == segmenter.receipt
-    assert (found.golden.stride, found.golden.tolerance) == (2, 1e-6)
+    assert (found.golden.block, found.golden.tolerance) == (2, 1e-6)
     for name in ("seeds", "images", "expected"):
         written, read = getattr(segmenter.golden, name), getattr(found.golden, name)
         assert written.dtype == read.dtype
@@ -254,8 +254,8 @@ def test_numbers_json_cannot_hold_are_refused_when_writing(tmp_path, classifier)
 @pytest.mark.parametrize(
     "change",
     [
-        {"stride": 0},
-        {"stride": 3},
+        {"block": 0},
+        {"block": 3},
         {"tolerance": float("nan")},
         {"tolerance": -1.0},
         {"seeds": np.zeros(0, np.uint32)},

@@ -97,25 +97,38 @@ def test_an_output_of_another_shape_is_refused_not_broadcast(classifier):
         golden.check(classifier.artifact(), Scalar())
 
 
-@pytest.mark.parametrize("stride", [1, 2, 5, 100])
-def test_a_map_is_thinned_and_a_row_is_not(stride):
-    assert golden.sample(np.zeros((13, 9), np.float32), stride).shape == (-(-13 // stride), -(-9 // stride))
-    assert golden.sample(np.zeros(9, np.float32), stride).shape == (9,)
+@pytest.mark.parametrize("block", [1, 2, 5, 100])
+def test_a_map_is_thinned_and_a_row_is_not(block):
+    assert golden.sample(np.zeros((13, 9), np.float32), block).shape == (-(-13 // block), -(-9 // block))
+    assert golden.sample(np.zeros(9, np.float32), block).shape == (9,)
+
+
+def test_a_thinned_map_counts_every_pixel_once():
+    rng = np.random.default_rng(0)
+    output = rng.random((13, 9), np.float32)
+    kept = golden.sample(output, 5)
+    assert kept.dtype == np.float32
+    assert kept[0, 0] == pytest.approx(output[:5, :5].mean())
+    assert kept[2, 1] == pytest.approx(output[10:, 5:].mean())
+    for row, column in ((0, 0), (12, 8), (7, 3)):
+        changed = output.copy()
+        changed[row, column] += 1
+        assert (golden.sample(changed, 5) != kept).sum() == 1
 
 
 def test_nothing_to_run_is_refused(classifier):
     with pytest.raises(HighwallError, match="at least one"):
-        golden.make(classifier.session, classifier.spec, [], None, stride=1, tolerance=0)
+        golden.make(classifier.session, classifier.spec, [], None, block=1, tolerance=0)
 
 
 def test_seeds_alone_and_images_alone_will_do(classifier):
-    seeds = golden.make(classifier.session, classifier.spec, [5], None, stride=1, tolerance=0)
+    seeds = golden.make(classifier.session, classifier.spec, [5], None, block=1, tolerance=0)
     images = golden.make(
         classifier.session,
         classifier.spec,
         [],
         next(golden.inputs(seeds, classifier.spec))[None],
-        stride=1,
+        block=1,
         tolerance=0,
     )
     np.testing.assert_array_equal(seeds.expected, images.expected)

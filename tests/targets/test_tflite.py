@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +91,12 @@ def test_the_same_image_gives_the_same_number_whatever_came_before():
     assert session.run(strided)[0] == first[0]
 
 
+def test_without_the_delegate_a_float_model_says_the_same():
+    image = np.random.default_rng(0).integers(0, 256, (7, 5, 3)).astype(np.uint8)
+    wanted = tflite.Session(brightness(7, 5, 3)).run(image)
+    np.testing.assert_allclose(tflite.Session(brightness(7, 5, 3), delegate=False).run(image), wanted, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("image", "sensors", "reason"),
     [
@@ -133,6 +139,7 @@ def test_a_model_of_other_ends_is_refused(names, kind, reason):
 def no_engine(monkeypatch):
     """An engine that must not be asked."""
     engine = ModuleType("interpreter")
+    engine.OpResolverType = SimpleNamespace(AUTO=0, BUILTIN_WITHOUT_DEFAULT_DELEGATES=3)
     engine.Interpreter = lambda **_: pytest.fail("the engine was given a damaged file")
     monkeypatch.setattr(tflite, "load", lambda: engine)
 
@@ -142,8 +149,16 @@ WHOLE = brightness(7, 5, 3, sensors=2)
 
 @pytest.mark.parametrize(
     "model",
-    [b"", b"TFL3", WHOLE[:7], b"\x1c\0\0\0TFL3", bytes(4) + b"TFL3" + bytes(500), b"\xff" * 4 + b"TFL3" + b"\xff" * 500]
-    + [b"\x1c\0\0\0TFL4" + WHOLE[8:], b"PK\x03\x04" + bytes(900)],
+    [
+        b"",
+        b"TFL3",
+        WHOLE[:7],
+        b"\x1c\0\0\0TFL3",
+        b"\x1c\0\0\0TFL4" + WHOLE[8:],
+        bytes(4) + b"TFL3" + bytes(500),
+        b"\xff" * 4 + b"TFL3" + b"\xff" * 500,
+        b"PK\x03\x04" + bytes(900),
+    ],
 )
 def test_a_file_that_is_none_is_refused(no_engine, model):
     with pytest.raises(HighwallError, match="refuses the model") as refusal:

@@ -183,6 +183,14 @@ def test_the_way_ranges_are_found_decides_the_file():
     assert len(set(files)) == len(INTEGER) == 4
 
 
+def test_kernels_differ_by_rounding_at_static_int8_alone():
+    feeds = [{"image": image[None]} for image, _ in cases("segment", 4, seed=2)]
+    spreads = {
+        name: tflite.spread(answers("segment", f"tflite-{name}")[0], feeds) for name in ("fp32", "int8w", "int8-mse")
+    }
+    assert max(spreads["fp32"], spreads["int8w"]) < 1e-5 < spreads["int8-mse"] < 0.1
+
+
 def test_quantizing_again_gives_the_same_bytes():
     recipe = RECIPES["tflite-int8-minmax"]
     assert tflite.quantize(exported("segment"), recipe, observed("segment")) == answers("segment", recipe.name)[0]

@@ -28,7 +28,7 @@ Observed = dict[str, Histogram]  # by tensor name
 
 # The rest stays float. ONNX Runtime has no integer kernel for ReduceSum, ReduceMax and Div, so quantizing
 # what stands between them buys nothing but conversions.
-QUANTIZED: Final = ("Conv", "Gemm", "Concat", "MaxPool", "Add", "Mul", "Resize", "Relu")
+QUANTIZED: Final = ("Conv", "Gemm", "Concat", "MaxPool", "AveragePool", "Add", "Mul", "Resize", "Relu")
 LAYERS: Final = ("Conv", "Gemm", "MatMul")
 POOLS: Final = ("ReduceMean", "ReduceMax", "ReduceSum", "GlobalAveragePool", "GlobalMaxPool", "Div")
 # A way back from a gate's sigmoid that meets one of these before a pool has left the gate.
@@ -88,15 +88,7 @@ def quantize(model: bytes, recipe: Recipe, observed: Observed | None, keep_float
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def only(model: bytes, layer: str, ranges: Mapping[str, tuple[float, float]]) -> bytes:
-    """`model` with that one layer at int8, its input and weights, and all else float: for sensitivity."""
-    proto = _static(model, ranges, [name for name in layers(model) if name != layer], alone=layer)
-    return bytes(proto.SerializeToString(deterministic=True))
-
-
-def _static(
-    model: bytes, ranges: Mapping[str, tuple[float, float]], keep_float: Collection[str], alone: str | None = None
-) -> onnx.ModelProto:
+def _static(model: bytes, ranges: Mapping[str, tuple[float, float]], keep_float: Collection[str]) -> onnx.ModelProto:
     """QDQ, per channel, activations asymmetric within `ranges` (low, high)."""
     proto = onnx.ModelProto()
     proto.CopyFrom(_prepared(model))
@@ -109,7 +101,7 @@ def _static(
             QuantType.QInt8,
             QuantType.QInt8,
             TensorsData(CalibrationMethod.MinMax, bounds),
-            [alone] if alone else [],
+            [],  # all nodes but those excluded
             sorted(gates(proto.graph) | set(keep_float)),
             list(QUANTIZED),
             {"ActivationSymmetric": False, "WeightSymmetric": True},
@@ -122,7 +114,7 @@ def _static(
 def _weights_only(graph: onnx.GraphProto, keep_float: frozenset[str]) -> None:
     """Weights become int8 with a scale a channel; the engine turns them back once, when it loads the model."""
     weights = {initializer.name: initializer for initializer in graph.initializer}
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.op_type in LAYERS and node.name not in keep_float and node.input[1] in weights:
             name = node.input[1]

@@ -59,7 +59,8 @@ class Histogram:
     @property
     def centres(self) -> Counts:
         """The middle value of each bin."""
-        return (np.arange(BINS) - BINS / 2 + 0.5) * (2.0**self.exponent / (BINS / 2))
+        middles: Counts = (np.arange(BINS, dtype=np.float64) - BINS / 2 + 0.5) * (2.0**self.exponent / (BINS / 2))
+        return middles
 
 
 def limits(histogram: Histogram, method: str) -> tuple[float, float]:

@@ -23,9 +23,6 @@ RANGES: Final = {
     "entropy": "the clip whose histogram diverges least from the original (Kullback-Leibler)",
     "mse": "the clip with the least squared error of clipping and rounding together",
 }
-# Which of them each engine is tried with. LiteRT has no reader of per-layer exceptions that survives its
-# converter's fusions, so mixed is ONNX Runtime's alone.
-_OFFERED: Final = {"onnx": ("fp32", "int8w", "int8", "mixed"), "tflite": ("fp32", "int8w", "int8")}
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,8 @@ class Recipe:
 
 def _all() -> dict[str, Recipe]:
     found = {}
-    for runtime, precisions in _OFFERED.items():
-        for precision in precisions:
+    for runtime in RUNTIMES:
+        for precision in PRECISIONS:
             ranges = tuple(RANGES) if precision in ("int8", "mixed") else ("",)
             for each in ranges:
                 one = Recipe(runtime, precision, each)

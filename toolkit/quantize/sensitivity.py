@@ -77,7 +77,7 @@ def _inputs(model: Model, images: NDArray[Any]) -> list[tuple[Tensor, ...]]:
     pixels = Normalisation(model.mean, model.std).apply(to_tensor(images))
     if not model.network.sensors:
         size = 16 if model.network.task == "classify" else 1
-        return [(part,) for part in pixels.split(size)]
+        return [(pixels[i : i + size],) for i in range(0, len(pixels), size)]
     spec = InputSpec(1, 1, model.network.bands, "uint8", sensors=model.network.sensors)
     features = [golden.sensor_features(index, spec) for index in range(len(images))]
     return [(pixels[i : i + 1], torch.from_numpy(x).unsqueeze(0)) for i, x in enumerate(features) if x is not None]

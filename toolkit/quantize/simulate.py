@@ -5,7 +5,7 @@ so rounding both in front of each convolution is all there is to it. Batch norm 
 output channels, weights and their scale alike, so it may be folded before or after without a difference.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -41,10 +41,11 @@ def simulated(modules: Iterable[nn.Module]) -> Iterator[None]:
             module.__dict__.pop("forward", None)
 
 
-def _rounded(module: nn.Module) -> object:
+def _rounded(module: nn.Module) -> Callable[[Tensor], Tensor]:
     def convolve(x: Tensor) -> Tensor:
         assert isinstance(module, nn.Conv2d)
-        return module._conv_forward(round_activations(x), round_weights(module.weight), module.bias)
+        result: Tensor = module._conv_forward(round_activations(x), round_weights(module.weight), module.bias)
+        return result
 
     def multiply(x: Tensor) -> Tensor:
         assert isinstance(module, nn.Linear)

@@ -12,13 +12,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.runtime.tflite import load
+from targets.runtime.tflite import Session, load
 from toolkit.export.flatbuffer import constant, kind, pack, unpack
 from toolkit.export.tflite import WEIGHTED, export, quiet
 from toolkit.quantize.ranges import Histogram, limits
 from toolkit.quantize.recipes import Recipe
 
-__all__ = ["Feed", "Observed", "export", "layers", "observe", "quantize"]
+__all__ = ["Feed", "Observed", "export", "layers", "observe", "quantize", "spread"]
 
 Feed = Mapping[str, NDArray[Any]]  # by the model's input name, each with a batch axis of 1
 Observed = dict[str, Histogram]  # by tensor name
@@ -84,6 +84,25 @@ def quantize(model: bytes, recipe: Recipe, observed: Observed | None, keep_float
             ranges = {name: _range(seen, recipe.ranges) for name, seen in observed.items()}
             result = quantizer.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     return _shortened(bytes(result.quantized_model))
+
+
+def spread(
+    model: bytes,
+    feeds: Iterable[Feed],
+    kept: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda output: output,
+) -> float:
+    """Largest difference, in what is `kept` of an output, between the two kernel families that may run `model`.
+
+    Next to none in float. At static int8 each rounds a layer's last bit in its own way, which a steep map
+    amplifies, so a golden tolerance that tflite-runtime 2.14 can meet is about twice this.
+    """
+    sessions = [Session(model, delegate=delegate) for delegate in (True, False)]
+    largest = 0.0
+    for feed in feeds:
+        sensors = feed["sensors"][0] if "sensors" in feed else None
+        one, other = (session.run(feed["image"][0], sensors) for session in sessions)
+        largest = max(largest, float(np.abs(kept(one) - kept(other)).max()))
+    return largest
 
 
 def _planned(model: bytes, recipe: Recipe, keep_float: frozenset[str]) -> Any:
