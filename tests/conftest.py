@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,10 @@ import pytest
 # Networks this small train fastest on one thread, and threads that wait for each other on a busy machine
 # are slower by far; more threads would also change the sums of a float reduction.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts a job in the background has it ignore Ctrl-C, and so would every command under test.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 
