@@ -61,14 +61,17 @@ def table(result: dict[str, Any]) -> str:
     """Markdown: the choice a board, then a Pi 4B's candidates, drops in points of a hundred."""
     chosen = ", ".join(f"{board} {found['chosen'] or 'none'}" for board, found in result["boards"].items())
     rows = result["boards"]["rpi4b"].get("candidates", [])
-    metrics = [key.removeprefix("drop.") for key in (rows[0] if rows else {}) if key.startswith("drop.")]
+    keys = dict.fromkeys(key for row in rows for key in row)
+    metrics = [key.removeprefix("drop.") for key in keys if key.startswith("drop.")]
     heads = ["recipe", "work, M", "kB", "parity", *(f"{metric}, drop" for metric in metrics), "verdict on a Pi 4B"]
     lines = [f"Chosen: {chosen}.", "", "| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for row in rows:
         cells = [row["recipe"], f"{row['work'] / 1e6:.2f}"]
         if "model_bytes" in row:
             cells += [f"{row['model_bytes'] / 1000:,.0f}", f"{row['parity_error']:.1e}"]
-            cells += [f"{row[metric]:.4f}, {row[f'drop.{metric}'] * 100:+.2f}" for metric in metrics]
+            cells += [
+                f"{row[metric]:.4f}, {row[f'drop.{metric}'] * 100:+.2f}" if metric in row else "-" for metric in metrics
+            ]
         else:
             cells += ["-"] * (2 + len(metrics))
         lines.append("| " + " | ".join([*cells, row["verdict"]]) + " |")
@@ -90,6 +93,8 @@ def main() -> None:
             parser.error("--data is needed to search; --table prints what is there")
         limits = args.contract or HERE / "contracts" / f"{args.model}.toml"
         write_text(out, json.dumps(run(args.model, args.data, limits), indent=1) + "\n")
+    if not out.is_file():
+        parser.error(f"{out} is not there; run the search first")
     print(table(json.loads(out.read_text())))
 
 

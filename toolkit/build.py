@@ -3,16 +3,14 @@
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 from torch import nn
 
 from targets.board import Board, load_board
 from targets.runtime import artifact, golden
-from targets.runtime.artifact import Golden
 from targets.runtime.engine import open_session
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import write_text
@@ -22,16 +20,10 @@ from toolkit import receipt
 from toolkit.cache import Cache
 from toolkit.calibration import Calibration
 from toolkit.checkpoint import Model, digest
-from toolkit.compiler import SEEDS, Candidate, Compiler, backend_of, packages
+from toolkit.compiler import Compiler, packages
 from toolkit.contract import Contract
 from toolkit.quantize.recipes import Recipe
 from toolkit.search import Tried, search, shortfall, winner
-
-MAP_BLOCK: Final = 7  # golden maps keep means of 7x7 pixels: odd, so that no 2x2 pattern hides
-
-# The largest difference between this machine's golden outputs and a board's that is still a match. Float
-# kernels differ in the order of their sums; int8 ones by at most one step of the last activation.
-TOLERANCE: Final = {"fp32": 1e-4, "int8w": 1e-4, "int8": 0.02, "mixed": 0.02}
 
 
 @dataclass(frozen=True)
@@ -83,9 +75,13 @@ def carry_out(compiler: Compiler, order: Order) -> dict[str, Any]:
         raise NoCandidate(shortfall(tried, board.name), receipt.table(receipt.rows(tried, None, task)))
     proof = receipt.make(compiler, board.name, tried, chosen, order.contract)
     compiler.say(f"write {order.out}")
-    _write(compiler, board, order, chosen, proof)
-    text = json.dumps(receipt.timings(compiler, tried), indent=1, sort_keys=True) + "\n"
-    write_text(order.out.with_suffix(".timings.json"), text)
+    beside = order.out.with_suffix(".timings.json")
+    write_text(beside, json.dumps(receipt.timings(compiler, tried), indent=1, sort_keys=True) + "\n")
+    try:
+        _write(compiler, board, order, chosen, proof)
+    except BaseException:
+        beside.unlink(missing_ok=True)  # times of an artifact that is not there
+        raise
     return proof
 
 
@@ -94,16 +90,14 @@ def _write(compiler: Compiler, board: Board, order: Order, chosen: Tried, proof:
     assert candidate is not None
     config = model.network
     classify = config.task == "classify"
-    images = compiler.images
-    bare = golden.make(
+    vectors = golden.make(
         open_session(candidate.recipe.runtime, candidate.model),
         compiler.spec,
-        SEEDS if classify else SEEDS[:2],
-        None if images is None else images[: 4 if classify else 1],
-        block=1 if classify else MAP_BLOCK,
-        tolerance=TOLERANCE[candidate.recipe.precision],
+        compiler.golden_seeds,
+        compiler.golden_images,
+        block=compiler.block,
+        tolerance=candidate.tolerance,
     )
-    vectors = replace(bare, tolerance=max(bare.tolerance, 2 * _spread(candidate, bare, compiler)))
     side = config.slice_size
     manifest = Manifest(
         name=model.name,
@@ -119,16 +113,6 @@ def _write(compiler: Compiler, board: Board, order: Order, chosen: Tried, proof:
         provenance=_provenance(compiler, order),
     )
     artifact.write(order.out, manifest, candidate.model, vectors, proof, key=order.key)
-
-
-def _spread(candidate: Candidate, vectors: Golden, compiler: Compiler) -> float:
-    """How far the kernels of one engine stand apart on the golden inputs: LiteRT's from its predecessor's."""
-    apart = getattr(backend_of(candidate.recipe.runtime), "spread", None)
-    if apart is None:
-        return 0.0
-    images = np.stack(list(golden.inputs(vectors, compiler.spec)))
-    found = apart(candidate.model, compiler.feeds(images), lambda output: golden.sample(output, vectors.block))
-    return float(f"{found:.1e}")
 
 
 def _provenance(compiler: Compiler, order: Order) -> dict[str, Any]:

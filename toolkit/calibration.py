@@ -1,5 +1,6 @@
 """Which images find a model's int8 ranges, and which other ones judge the result."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,9 @@ class Calibration:
     @property
     def identity(self) -> dict[str, Any]:
         """What decides which images these are: enough to find them again in the same data."""
-        return {"sha256": self.digest, "held": self.held, "by": self.by}
+        names = "" if self.judged is None else "\n".join(self.judged.names)
+        division = hashlib.sha256(self.images.tobytes() + names.encode()).hexdigest()
+        return {"sha256": self.digest, "held": self.held, "by": self.by, "division_sha256": division}
 
     @staticmethod
     def of(data: Samples | Unlabelled, model: Model, held: str | int | None = None, by: By = "fold") -> "Calibration":
@@ -58,7 +61,9 @@ class Calibration:
         if model.classes > 2 or not len(judging):
             return Calibration(cut.images[chosen], None, data.digest, named, by)
         most = max(1, JUDGED_PIXELS // cut.labels[0].size) if cut.task == "segment" else JUDGED_CHIPS
-        judged = cut.take(judging[draw(cut.positive[judging], most)])
+        judged: Samples | None = cut.take(judging[draw(cut.positive[judging], most)])
+        if judged is not None and len(np.unique(judged.labels)) < 2:
+            judged = None  # one class has no AUC, and no drop of it either
         return Calibration(cut.images[chosen], judged, data.digest, named, by)
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from targets.runtime import golden
+from targets.runtime import footprint, golden
 from targets.runtime.engine import Engine, open_session
 from targets.runtime.errors import HighwallError
+from targets.runtime.footprint import Footprint
 from targets.runtime.manifest import InputSpec
 from toolkit import cache, cost
 from toolkit.cache import Cache
@@ -25,6 +27,7 @@ from toolkit.data.samples import Samples
 from toolkit.export.onnx import run_torch
 from toolkit.metrics import Scores, Tally
 from toolkit.models import example
+from toolkit.network import CrackNet
 from toolkit.quantize import sensitivity
 from toolkit.quantize.recipes import Recipe
 
@@ -34,6 +37,10 @@ SEEDS: Final = (1, 2, 3, 4)
 # for good reasons.
 FLOAT_PARITY: Final = 1e-3
 INT8_DRIFT: Final = 0.2
+# Float kernels differ in the order of their sums; int8 ones by at most one step of the last activation.
+TOLERANCE: Final = {"fp32": 1e-4, "int8w": 1e-4, "int8": 0.02, "mixed": 0.02}
+LARGEST_TOLERANCE: Final = 0.1  # of a golden vector: beyond it, a wrong answer would pass as well
+MAP_BLOCK: Final = 7  # golden maps keep means of 7x7 pixels: odd, so that no 2x2 pattern hides
 PACKAGES: Final = ("torch", "numpy", "onnx", "onnxruntime", "litert-torch", "ai-edge-quantizer", "ai-edge-litert")
 
 
@@ -43,7 +50,8 @@ class Candidate:
 
     parity: largest difference in probability from torch over the golden inputs; drift: the mean difference
     over real images (0: none given); scores: over the judged samples, where there are any; float_layers:
-    what a mixed recipe left in float.
+    what a mixed recipe left in float; spread: how far the kernels of its engine stand apart on the golden
+    inputs (0 where there is one family of them).
     """
 
     recipe: Recipe
@@ -52,6 +60,12 @@ class Candidate:
     drift: float
     scores: dict[str, Any] | None
     float_layers: tuple[str, ...] = ()
+    spread: float = 0.0
+
+    @property
+    def tolerance(self) -> float:
+        """The largest difference between this machine's golden outputs and a board's that is still a match."""
+        return max(TOLERANCE[self.recipe.precision], 2 * self.spread)
 
     @property
     def complaint(self) -> str | None:
@@ -65,6 +79,11 @@ class Candidate:
             return (
                 f"the {self.recipe.precision} model is {self.drift:.3g} off torch on average, more than "
                 f"{INT8_DRIFT:g}; build it at --precision fp32, or calibrate on images like the training ones"
+            )
+        if self.tolerance > LARGEST_TOLERANCE:
+            return (
+                f"two kernels of its engine differ by {self.spread:.3g} on the golden inputs, so that verify "
+                "could hardly fail; take another recipe"
             )
         return None
 
@@ -85,6 +104,7 @@ class Compiler:
         self.seconds: dict[str, float] = {}
         self._made: dict[Recipe, Candidate] = {}
         self._floats: dict[str, bytes] = {}
+        self._footprints: dict[tuple[Recipe, int], Footprint] = {}
         self._observed: dict[str, Any] = {}
         self._ranked: list[sensitivity.Sensitivity] | None = None
         self._torch: list[NDArray[np.float32]] | None = None
@@ -106,11 +126,13 @@ class Compiler:
         """
         if recipe not in self._made:
             started = time.perf_counter()
+            # What somebody else's forward() does is in no digest, so only our own network is kept.
+            store = self.cache if type(self.network) is CrackNet else Cache(None)
             key = cache.key(self._identity(recipe))
-            found = self._load(recipe, self.cache.get(key))
+            found = self._load(recipe, store.get(key))
             if found is None:
                 found = self._make(recipe)
-                self.cache.put(key, self._members(found))
+                store.put(key, self._members(found))
             self._made[recipe] = found
             self.seconds[recipe.name] = round(time.perf_counter() - started, 2)
         return self._made[recipe]
@@ -126,19 +148,51 @@ class Compiler:
         observed = self._ranges(recipe.runtime, backend, source) if recipe.calibrated else None
         if recipe.precision != "fp32":
             self.say(f"quantize by {recipe.name}")
-        made: bytes = backend.quantize(source, recipe, observed, kept)
+        made: bytes = _ours(f"quantize by {recipe.name}", lambda: backend.quantize(source, recipe, observed, kept))
         session = open_session(recipe.runtime, made)
         parity, drift = self._compare(session)
         scores = None
-        if self.judged is not None:
+        if self.judged is not None and np.isfinite(parity):
             self.say(f"score {len(self.judged)} labelled images by {recipe.name}")
             scores = _rounded(judge(session, self.judged, self.model.threshold))
-        return Candidate(recipe, made, parity, drift, scores, kept)
+        return Candidate(recipe, made, parity, drift, scores, kept, self._spread(backend, made))
+
+    @property
+    def block(self) -> int:
+        """Side of the squares whose means golden maps keep."""
+        return 1 if self.model.network.task == "classify" else MAP_BLOCK
+
+    @property
+    def golden_images(self) -> NDArray[Any] | None:
+        """The real images that golden vectors are made of."""
+        return None if self.images is None else self.images[: 4 if self.model.network.task == "classify" else 1]
+
+    @property
+    def golden_seeds(self) -> tuple[int, ...]:
+        return SEEDS if self.model.network.task == "classify" else SEEDS[:2]
+
+    def _spread(self, backend: ModuleType, made: bytes) -> float:
+        apart = getattr(backend, "spread", None)
+        if apart is None:
+            return 0.0
+        seeded = [golden.seeded_image(seed, self.spec) for seed in self.golden_seeds]
+        images = np.stack(seeded + list([] if self.golden_images is None else self.golden_images))
+        found = apart(made, self.feeds(images), lambda output: golden.sample(output, self.block))
+        return float(f"{found:.1e}")
+
+    def footprint(self, candidate: Candidate, runs: int) -> Footprint:
+        """Memory and time of a candidate in a process of its own, measured once."""
+        key = (candidate.recipe, runs)
+        if key not in self._footprints:
+            self.say(f"run {candidate.recipe.name} in a process of its own")
+            self._footprints[key] = footprint.measure(candidate.recipe.runtime, candidate.model, self.spec, runs)
+        return self._footprints[key]
 
     def _float(self, runtime: str, backend: ModuleType) -> bytes:
         if runtime not in self._floats:
             self.say(f"export to {runtime}")
-            self._floats[runtime] = backend.export(self.model, self.network)
+            what = f"export {self.model.name} to {runtime}"
+            self._floats[runtime] = _ours(what, lambda: backend.export(self.model, self.network))
         return self._floats[runtime]
 
     def _ranges(self, runtime: str, backend: ModuleType, source: bytes) -> Any:
@@ -192,7 +246,13 @@ class Compiler:
 
     @staticmethod
     def _members(found: Candidate) -> dict[str, bytes]:
-        facts = {"parity": found.parity, "drift": found.drift, "scores": found.scores, "kept": found.float_layers}
+        facts = {
+            "parity": found.parity,
+            "drift": found.drift,
+            "scores": found.scores,
+            "float_layers": found.float_layers,
+            "spread": found.spread,
+        }
         return {"facts.json": json.dumps(facts).encode(), "model": found.model}
 
     @staticmethod
@@ -200,9 +260,19 @@ class Compiler:
         if members is None:
             return None
         facts = json.loads(members["facts.json"])
-        return Candidate(
-            recipe, members["model"], facts["parity"], facts["drift"], facts["scores"], tuple(facts["kept"])
-        )
+        return Candidate(recipe, members["model"], **(facts | {"float_layers": tuple(facts["float_layers"])}))
+
+
+def _ours(what: str, work: Callable[[], bytes]) -> bytes:
+    """The result of `work`; whatever somebody else's converter raises becomes one line that says `what` failed."""
+    try:
+        return work()
+    except (HighwallError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # torch colours its messages
+        reason = (plain.splitlines() or [type(error).__name__])[0][:300]
+        raise HighwallError(f"cannot {what}: {reason}") from error
 
 
 def backend_of(runtime: str) -> ModuleType:

@@ -1,5 +1,6 @@
 """Rebuilding an artifact from what it says of itself, to show that nothing else went in."""
 
+import platform
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ def _calibration(
 
 def _compared(old: Artifact, new: Artifact, said: dict[str, Any]) -> Rebuilt:
     names = tuple(dict.fromkeys((*old.digests, *new.digests)))
-    then, now = said.get("packages", {}), packages()
+    then = said.get("packages", {}) | {"Python": said.get("python")}
+    now = packages() | {"Python": platform.python_version()}
     changed = {
         name: (then.get(name), now.get(name))
         for name in dict.fromkeys((*then, *now))

@@ -1,5 +1,6 @@
 """The search: every candidate recipe held against a board's contract; the cheapest that meets it is chosen."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -46,9 +47,14 @@ class Tried:
         return 0 if self.candidate is None else -(-len(self.candidate.model) // 1024)
 
     @property
-    def order(self) -> tuple[int, int, float, str]:
-        """Cheapest first: work, then size, then what it loses, then the name, so that no two are equal."""
-        return self.work, self.kib, self.loss, self.recipe.name
+    def parity(self) -> float:
+        """Its parity with torch; infinite without a candidate."""
+        return math.inf if self.candidate is None else self.candidate.parity
+
+    @property
+    def order(self) -> tuple[int, int, float, float, str]:
+        """Cheapest first: work, size, what it loses, parity with torch, then the name, so that no two are equal."""
+        return self.work, self.kib, self.loss, self.parity, self.recipe.name
 
 
 def search(compiler: Compiler, board: Board, recipes: Sequence[Recipe], contract: Contract | None) -> list[Tried]:
@@ -56,7 +62,7 @@ def search(compiler: Compiler, board: Board, recipes: Sequence[Recipe], contract
 
     A recipe whose engine cannot take the network, or whose converter is not installed, is kept with the reason.
     """
-    _check_possible(compiler, board, contract)
+    check_possible(compiler, board, contract)
     tried = [_try(compiler, board, recipe, contract) for recipe in recipes]
     return sorted(tried, key=lambda one: one.order)
 
@@ -74,9 +80,14 @@ def verdict(one: Tried, chosen: Tried | None) -> str:
         return one.failure
     if one.misses:
         return "; ".join(_said(miss) for miss in one.misses)
-    if chosen is None or one.work > chosen.work:
-        return "meets the contract, more work"
-    return "meets the contract, larger" if one.kib > chosen.kib else "meets the contract, loses more accuracy"
+    assert chosen is not None  # or nothing would meet it
+    worse = {
+        "more work": one.work > chosen.work,
+        "larger": one.kib > chosen.kib,
+        "loses more accuracy": one.loss > chosen.loss,
+        "strays further from torch": one.parity > chosen.parity,
+    }
+    return "meets the contract, " + next((why for why, is_so in worse.items() if is_so), "later by name only")
 
 
 def _said(miss: Miss) -> str:
@@ -88,61 +99,70 @@ def shortfall(tried: Sequence[Tried], board: str) -> str:
     made = [one for one in tried if one.failure is None]
     if not made:
         return f"no recipe can be made for {board}: {tried[0].recipe.name} {tried[0].failure}"
-    least = min(made, key=lambda one: (len(one.misses), one.order))
+    least = min(made, key=lambda one: (len(one.misses), max(map(_share, one.misses)), one.order))
     return (
         f"none of {len(tried)} recipes meets the contract of {board}; nearest is {least.recipe.name}, where "
         f"{'; '.join(str(miss) for miss in least.misses)}"
     )
 
 
+def _share(miss: Miss) -> float:
+    """By how much of its bound a limit is missed; infinite where nothing could be judged."""
+    return math.inf if miss.by is None else miss.by / max(abs(miss.bound), 1e-12)
+
+
 def _try(compiler: Compiler, board: Board, recipe: Recipe, contract: Contract | None) -> Tried:
     try:
         candidate = compiler.candidate(recipe)
-    except HighwallError as error:
+        whole = compiler.candidate(Recipe(recipe.runtime, "fp32"))  # what falls are measured from
+        facts = _facts(compiler, candidate, whole)
+        misses = () if contract is None else tuple(contract.check(facts))
+        measured = _measured(compiler, candidate, contract, misses)
+    except (HighwallError, ModuleNotFoundError) as error:
         if contract is None:
             raise
-        return Tried(recipe, _work(compiler, board, recipe, ()), None, failure=f"cannot be made: {error}")
-    except ModuleNotFoundError as error:
-        if contract is None:
-            raise
-        missing = f"not tried: {error.name} is not installed"
-        return Tried(recipe, _work(compiler, board, recipe, ()), None, failure=missing)
-    facts = _facts(compiler, candidate)
-    measured = _measured(compiler, candidate, contract)
-    misses = () if contract is None else tuple(contract.check({**facts, **measured}))
-    work = _work(compiler, board, recipe, candidate.float_layers)
+        failure = f"cannot be made: {error}"
+        if isinstance(error, ModuleNotFoundError):
+            failure = f"not tried: {error.name} is not installed"
+        return Tried(recipe, _work(compiler, board, recipe, ()), None, failure=failure)
+    if contract is not None:
+        # What something else ruled out was not measured, and that is no miss of its own.
+        found = contract.check({**facts, **measured})
+        misses = tuple(miss for miss in found if measured or miss.key not in MEASURED)
     falls = [facts.get(f"drop.{metric}") or 0.0 for metric in DROPS[compiler.model.network.task]]
     loss = round(sum(max(0.0, fall) for fall in falls), 6)
-    return Tried(recipe, work, candidate, facts, measured, loss, misses, candidate.complaint)
+    work = _work(compiler, board, recipe, candidate.float_layers)
+    return Tried(recipe, work, candidate, facts, measured, loss, misses, candidate.complaint or whole.complaint)
 
 
-def _facts(compiler: Compiler, candidate: Candidate) -> dict[str, float | None]:
+def _facts(compiler: Compiler, candidate: Candidate, whole: Candidate) -> dict[str, float | None]:
     """What may be held against a contract and is the same every time."""
     facts: dict[str, float | None] = {
         "parity_error": candidate.parity,
         "size_kib": len(candidate.model) / 1024,
         "macs": float(compiler.cost.macs),
     }
-    if candidate.scores is None:
+    if candidate.scores is None or whole.scores is None:
         return facts
-    whole = compiler.candidate(Recipe(candidate.recipe.runtime, "fp32")).scores
-    assert whole is not None
     for metric, value in candidate.scores.items():
         facts[metric] = value
-        facts[f"drop.{metric}"] = round(whole[metric] - value, 6)
+        facts[f"drop.{metric}"] = round(whole.scores[metric] - value, 6)
     return facts
 
 
-def _measured(compiler: Compiler, candidate: Candidate, contract: Contract | None) -> dict[str, float | None]:
-    """Memory and times in a process of its own, only where the contract limits them."""
-    if contract is None or not (contract.needs("peak_mib") or contract.needs("p95_ms")):
+def _measured(
+    compiler: Compiler, candidate: Candidate, contract: Contract | None, misses: Sequence[Miss]
+) -> dict[str, float | None]:
+    """Memory and times in a process of its own, only where the contract limits them and nothing else rules it out."""
+    if contract is None or any(miss.key not in MEASURED for miss in misses):
         return {}
-    compiler.say(f"run {candidate.recipe.name} in a process of its own")
-    found = footprint.measure(candidate.recipe.runtime, candidate.model, compiler.spec)
-    return {"peak_mib": found.peak_mib, "p95_ms": found.p95_ms}
+    if not (contract.needs("peak_mib") or contract.needs("p95_ms")):
+        return {}
+    found = compiler.footprint(candidate, footprint.RUNS if contract.needs("p95_ms") else 1)
+    return {"peak_mib": found.peak_mib} | ({"p95_ms": found.p95_ms} if contract.needs("p95_ms") else {})
 
 
-def _check_possible(compiler: Compiler, board: Board, contract: Contract | None) -> None:
+def check_possible(compiler: Compiler, board: Board, contract: Contract | None) -> None:
     """Refuse before anything slow what could never be judged."""
     if contract is None:
         return
@@ -152,7 +172,7 @@ def _check_possible(compiler: Compiler, board: Board, contract: Contract | None)
             "build there, or take the limit out"
         )
     if contract.needs_labels and compiler.judged is None:
-        raise HighwallError("the contract limits accuracy, which needs --data with labels of both classes")
+        raise HighwallError("the contract limits accuracy, which needs --data with labels of both classes to judge by")
 
 
 def _work(compiler: Compiler, board: Board, recipe: Recipe, float_layers: Sequence[str]) -> int:

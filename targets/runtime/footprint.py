@@ -27,7 +27,7 @@ STATUS: Final = Path("/proc/self/status")
 class Footprint:
     """peak_mib: VmHWM after running, less the same process's before it loaded the model; None off Linux.
 
-    p50_ms, p95_ms: of one inference on one thread, after three that do not count.
+    p50_ms, p95_ms: of one inference on one thread, after some that do not count.
     """
 
     peak_mib: float | None
@@ -41,7 +41,7 @@ def measure(runtime: str, model: bytes, spec: InputSpec, runs: int = RUNS) -> Fo
         path = Path(folder) / f"model.{runtime}"
         path.write_bytes(model)
         shape = [str(n) for n in (*spec.shape, spec.sensors)]
-        command = [sys.executable, "-m", __name__, runtime, str(path), str(runs), spec.dtype, *shape]
+        command = [sys.executable, "-P", "-m", __name__, runtime, str(path), str(runs), spec.dtype, *shape]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -60,18 +60,18 @@ def peak_kib() -> int | None:
 
 def _main(runtime: str, path: str, runs: int, spec: InputSpec) -> Footprint:
     image, sensors = golden.seeded_image(1, spec), golden.sensor_features(0, spec)
-    model = Path(path).read_bytes()
     preload(runtime)  # the engine's own code is there whatever the model
     before = peak_kib()
-    session = open_session(runtime, model)
+    session = open_session(runtime, Path(path).read_bytes())
     seconds = []
-    for _ in range(3 + runs):
+    warm = min(3, runs)
+    for _ in range(warm + runs):
         started = time.perf_counter()
         session.run(image, sensors)
         seconds.append(time.perf_counter() - started)
     after = peak_kib()
     peak = None if before is None or after is None else round((after - before) / 1024, 2)
-    p50, p95 = np.percentile(seconds[3:], (50, 95)) * 1000
+    p50, p95 = np.percentile(seconds[warm:], (50, 95)) * 1000
     return Footprint(peak, round(float(p50), 3), round(float(p95), 3))
 
 

@@ -290,6 +290,20 @@ def test_a_sigmoid_inside_the_body_is_no_gate() -> None:
     assert quantize_onnx.gates(graph) == set()
 
 
+class Contrary(nn.Module):
+    """Its way depends on what it sees, which no exporter can follow."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((1, 2, 3), keepdim=False).unsqueeze(1) if x.sum() > 0 else x[:, :1, 0, 0]
+
+
+def test_a_network_that_cannot_be_exported_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("export", f"{__name__}:Contrary", "--to", tmp_path / "m.onnx", "--size", 9) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert "cannot export Contrary to onnx" in errors
+
+
 def test_two_logits_become_an_artifact_as_well_as_one(tmp_path: Path) -> None:
     out = tmp_path / "two.highwall"
     words = ("--board", "host", "--out", out, "--precision", "fp32", "--size", 9, "--bands", 3)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import highwall
 from targets.board import load_board
@@ -20,6 +22,7 @@ from toolkit.calibration import Calibration
 from toolkit.compiler import Compiler
 from toolkit.contract import parse
 from toolkit.data.folder import read
+from toolkit.network import NetworkConfig
 from toolkit.quantize.recipes import RECIPES, Recipe, choose, recipe
 
 ONNX = tuple(choose("onnx", None))
@@ -112,6 +115,52 @@ def test_another_threshold_or_data_is_another_candidate(compiler: Compiler) -> N
     assert compiler.data is not None
     elsewhere = replace(compiler, data=replace(compiler.data, digest="0" * 64))
     assert compiler._identity(one) != elsewhere._identity(one)
+
+
+def test_somebody_elses_network_is_never_taken_from_the_cache(tmp_path: Path) -> None:
+    """Its weights may be the same while its code is not."""
+    model = checkpoint.Model("m", NetworkConfig("classify", 3, 0, 0, slice_size=8), (0.0,) * 3, (255.0,) * 3)
+    answers = []
+    for activation in (nn.ReLU(), nn.SiLU()):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), activation, nn.Linear(4, 1)).eval()
+        made = Compiler(model, network, None, Cache(tmp_path)).candidate(Recipe("onnx", "fp32"))
+        assert made.parity < 1e-5
+        answers.append(made.model)
+    assert answers[0] != answers[1]
+
+
+def test_data_of_one_class_cannot_judge(compiler: Compiler, chips_folder: Path, tmp_path: Path) -> None:
+    samples = read(chips_folder)
+    negatives = samples.take(np.flatnonzero(~samples.positive))
+    assert Calibration.of(negatives, compiler.model).judged is None
+    one_sided = replace(compiler, data=Calibration.of(negatives, compiler.model))
+    with pytest.raises(HighwallError, match="both classes"):
+        carry_out(one_sided, order(tmp_path / "a.highwall", {"max_drop": 0.5}))
+
+
+def test_the_nearest_is_the_one_that_misses_by_the_least_share(compiler: Compiler, tmp_path: Path) -> None:
+    smallest = len(compiler.candidate(recipe("onnx-int8w")).model) / 1024
+    with pytest.raises(NoCandidate, match="nearest is onnx-int8w"):
+        carry_out(compiler, order(tmp_path / "a.highwall", {"max_size_kib": smallest * 0.99}))
+
+
+def test_what_one_board_makes_impossible_is_refused_before_any_board_is_built(
+    home: Path, run_folder: Path, chips_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "contract.toml").write_text("[default]\nmax_p95_ms = 1000\n")
+    words = ("--board", "host", "--board", "rpi4b", "--contract", home / "contract.toml", "--data", chips_folder)
+    assert run("build", run_folder, *words, "--out", home / "two.highwall") == 1
+    assert "max_p95_ms of rpi4b" in capsys.readouterr().err
+    assert not list(home.glob("two*"))
+
+
+def test_an_artifact_that_cannot_be_written_leaves_no_timings(compiler: Compiler, tmp_path: Path) -> None:
+    out = tmp_path / "a.highwall"
+    out.mkdir()
+    with pytest.raises(HighwallError, match=r"a\.highwall"):
+        carry_out(compiler, replace(order(out, {"max_macs": 1e9}), recipes=(recipe("onnx-int8w"),)))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.highwall"]
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `highwall export`."""
     parser.add_argument("model", metavar="CHECKPOINT", help="a checkpoint, mine, crack, or package.module:factory")
     parser.add_argument("--to", type=Path, required=True, metavar="FILE", help="FILE.onnx or FILE.tflite")
-    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), help="default: fp32")
     parser.add_argument("--recipe", metavar="NAME", help=f"instead of --precision: {', '.join(RECIPES)}")
     parser.add_argument("--calibration", type=Path, metavar="DIR", help="images for int8 ranges")
     held_arguments(parser, "leave this fold (or source, or group) out of calibration")
@@ -91,7 +91,11 @@ def export(args: argparse.Namespace) -> int:
         raise HighwallError(
             f"cannot export to {args.to.name}; name it {' or '.join(f'FILE.{each}' for each in RUNTIMES)}"
         )
-    wanted = plain(runtime, args.precision) if args.recipe is None else recipe(args.recipe)
+    wanted = plain(runtime, args.precision or "fp32") if args.recipe is None else recipe(args.recipe)
+    if args.precision not in (None, wanted.precision):
+        raise HighwallError(
+            f"--recipe {wanted.name} and --precision {args.precision} contradict each other; leave one out"
+        )
     if wanted.runtime != runtime:
         raise HighwallError(f"{wanted.name} gives a .{wanted.runtime} file, not {args.to.name}")
     from dataclasses import replace
@@ -160,10 +164,13 @@ def build(args: argparse.Namespace) -> int:
     written = None if args.contract is None else contract.read(args.contract)
     from toolkit.build import NoCandidate, Order, carry_out
     from toolkit.receipt import summary, table
+    from toolkit.search import check_possible
 
     compiler = _compiler(args)
     task = compiler.model.network.task
     limits = [None if written is None else written.of(board, task) for board in boards]
+    for board, limit in zip(boards, limits, strict=True):
+        check_possible(compiler, load_board(board), limit)  # of every board, before the first is built
     receipts, failures = [], []
     for board, out, limit in zip(boards, outs, limits, strict=True):
         order = Order(board, out, recipes, limit, key, args.model_version)
@@ -171,8 +178,7 @@ def build(args: argparse.Namespace) -> int:
             receipts.append(carry_out(compiler, order))
         except NoCandidate as error:
             failures.append(str(error))
-            if not args.json:
-                print(f"{board}\n{error.table}")
+            print(f"{board}\n{error.table}", file=sys.stderr if args.json else sys.stdout)
             continue
         if not args.json:
             if limit is not None:
@@ -180,7 +186,7 @@ def build(args: argparse.Namespace) -> int:
             print("\n".join(summary(receipts[-1])))
     if args.json:
         print(json.dumps(receipts, indent=1))
-    elif len(boards) > 1:
+    elif len(receipts) > 1:
         from toolkit.receipt import comparison
 
         print(comparison(receipts))

@@ -58,6 +58,7 @@ def observe(model: bytes, feeds: Iterable[Feed], say: Callable[[str], None] = la
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in declared)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = 1  # sums in one order, so that every machine sees the same ranges
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     observed = {name: Histogram() for name in wanted}
     for count, feed in enumerate(feeds, 1):
