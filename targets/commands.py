@@ -53,7 +53,7 @@ def inspect_arguments(parser: argparse.ArgumentParser) -> None:
 
 def inspect(args: argparse.Namespace) -> int:
     """Show what an artifact holds; only an undamaged one is shown."""
-    from targets.report import key_json, signature_line
+    from targets.report import key_json, receipt_lines, signature_line
     from targets.runtime.artifact import read
 
     artifact = read(args.file)
@@ -74,7 +74,8 @@ def inspect(args: argparse.Namespace) -> int:
     print(f"  made for   {manifest['board']}, runs in {manifest['runtime']}")
     for title in ("recipe", "provenance"):
         print(f"  {title:<10} {_one_line(manifest[title])}")
-    print(f"  receipt    {_one_line(artifact.receipt)}")
+    for title, line in receipt_lines(artifact.receipt):
+        print(f"  {title:<10} {line}")
     print(f"  signature  {signature_line(artifact.signer)}")
     golden = artifact.golden
     print(f"  golden     {len(golden.seeds)} seeded, {len(golden.images)} real, tolerance {golden.tolerance:g}")

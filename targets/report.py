@@ -1,6 +1,7 @@
 """What the verbs of this room say of a signature, of an artifact's findings and of a prediction: text and JSON."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,34 @@ def prediction_line(path: Path, word: str, prediction: Prediction) -> str:
         above = sum(tile.probability >= prediction.threshold for tile in prediction.tiles)
         return f"{line}, {above} of {len(prediction.tiles)} tiles"
     return line
+
+
+def receipt_lines(receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A receipt for people, as (title, line): what it proves first, then the contract and every candidate.
+
+    A receipt is whatever its builder wrote: what is not there, or of another kind, is passed over.
+    """
+    lines = []
+    if isinstance(receipt.get("model_bytes"), int) and isinstance(receipt.get("parity_error"), float):
+        size, off = receipt["model_bytes"] / 1000, receipt["parity_error"]
+        lines.append(("receipt", f"{size:,.0f} kB model, at most {off:.2g} off the original network"))
+    for precision, scores in _table(receipt.get("accuracy")).items():
+        figures = [f"{key} {_plain(_table(scores).get(key))}" for key in ("auc", "f1", "precision", "recall")]
+        lines.append((_plain(precision), f"{', '.join(figures)} on {_plain(_table(scores).get('n'))} labels"))
+    limits = _table(_table(receipt.get("contract")).get("limits"))
+    if limits:
+        lines.append(("contract", ", ".join(f"{_plain(key)} {_plain(bound)}" for key, bound in limits.items())))
+    candidates = receipt.get("candidates")
+    for row in candidates if isinstance(candidates, list) and limits else []:
+        lines.append(("", f"{_plain(_table(row).get('recipe'))}: {_plain(_table(row).get('verdict'))}"))
+    return lines or [("receipt", "says nothing this Highwall knows")]
+
+
+def _plain(value: object) -> str:
+    """A value on one line: numbers to four digits, and no control character of a stranger's file."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+
+
+def _table(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import highwall
 from targets import commands
 from targets.runtime import artifact
 from targets.runtime.artifact import InputSpec
@@ -196,3 +197,35 @@ def test_a_model_that_belies_its_manifest_is_refused(tmp_path, classifier, make_
     artifact.write(path, classifier.manifest, other, classifier.golden, classifier.receipt)
     with pytest.raises(HighwallError, match="the model takes"):
         call("verify", path)
+
+
+@pytest.mark.parametrize(
+    "receipt",
+    [
+        {},
+        {"model_bytes": "x", "accuracy": [1], "contract": 3, "candidates": {"a": 1}},
+        {"accuracy": {"int8": {"auc": None, "n": "\u001b[31m"}}, "contract": {"limits": {"max_drop": "\n"}}},
+        {"contract": {"limits": {"a": 1}}, "candidates": [1, {"recipe": "\u001b", "verdict": [2]}]},
+    ],
+)
+def test_inspect_shows_any_receipt_without_a_stumble_or_a_control_character(receipt, classifier, tmp_path, capsys):
+    path = tmp_path / "odd.highwall"
+    artifact.write(path, classifier.manifest, classifier.model, classifier.golden, receipt)
+    assert highwall.main(["inspect", str(path)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_inspect_tells_the_contract_and_why_each_candidate_lost(classifier, tmp_path, capsys):
+    receipt = {
+        "model_bytes": 247_000,
+        "parity_error": 0.015,
+        "accuracy": {"int8": {"auc": 0.9463, "f1": 0.78, "precision": 0.67, "recall": 0.94, "n": 2000}},
+        "contract": {"board": "rpi4b", "limits": {"max_size_kib": 250}},
+        "candidates": [{"recipe": "onnx-int8-mse", "verdict": "chosen"}, {"recipe": "onnx-fp32", "verdict": "too big"}],
+    }
+    path = tmp_path / "good.highwall"
+    artifact.write(path, classifier.manifest, classifier.model, classifier.golden, receipt)
+    assert highwall.main(["inspect", str(path)]) == 0
+    said = capsys.readouterr().out
+    for words in ("247 kB", "0.015 off", "auc 0.9463", "on 2000 labels", "max_size_kib 250", "onnx-fp32: too big"):
+        assert words in said
