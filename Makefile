@@ -8,12 +8,13 @@ comma := ,
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow lint pins clean
+.PHONY: help demo test test-slow test-arm lint pins clean
 
 help:
 	@echo 'make demo       build, verify and run the shipped network for a Pi 4B; writes demo/'
 	@echo 'make test       every test but the long proofs, with ruff, mypy and the import floors'
 	@echo 'make test-slow  the long proofs'
+	@echo 'make test-arm   of make test, what runs on an emulated board'
 	@echo 'make lint       ruff and mypy only'
 	@echo 'make pins       raise every version in constraints.txt (torch too: make pins TORCH=VERSION)'
 	@echo 'make clean      remove what these made, but not .venv'
@@ -26,6 +27,9 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	@$(VENV)/bin/pytest -m slow
+
+test-arm: $(VENV)/.test
+	@$(VENV)/bin/pytest -m 'arm and not slow'
 
 lint: $(VENV)/.test
 	@$(VENV)/bin/ruff check .

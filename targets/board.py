@@ -30,6 +30,7 @@ class Ceilings:
     fp32_gflops: float | None
     int8_gops: float | None
     memory_copy_gbs: float | None
+    instructions_per_cycle: float | None  # what one core decodes at most
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,15 @@ class Board:
     """A machine an artifact can be built for.
 
     `memory_mib` is the least it is sold with; `python`, `glibc` and `wheel_tags` are its current system's;
-    `qemu_cpu` the emulator's name for its core; `device_tree` how /proc/device-tree/model begins on it.
+    `qemu_cpu` the emulator's name for its core; `cpu_part` the core's own number, as /proc/cpuinfo shows it (empty
+    on other than Arm); `device_tree` how /proc/device-tree/model begins on it.
     """
 
     name: str
     title: str
     cpu: str
     qemu_cpu: str
+    cpu_part: str
     cores: int
     clock_mhz: int
     memory_mib: int
@@ -126,6 +129,9 @@ class _Host:
     def qemu_cpu(self) -> str:
         return "host"
 
+    def cpu_part(self) -> str:
+        return _cpuinfo("CPU part")
+
     def cores(self) -> int:
         return os.cpu_count() or 1
 
@@ -163,7 +169,7 @@ class _Host:
     def fp32_gflops(self) -> None:
         """Unknown until measured."""
 
-    int8_gops = memory_copy_gbs = fp32_gflops
+    int8_gops = memory_copy_gbs = instructions_per_cycle = fp32_gflops
 
     def _flags(self) -> set[str]:
         return set((_cpuinfo("Features") or _cpuinfo("flags")).split())

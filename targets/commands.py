@@ -1,7 +1,8 @@
-"""The verbs of this room: boards, inspect, verify, keygen, sign, predict."""
+"""The verbs of this room: boards, emulator, inspect, verify, keygen, sign, predict."""
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,29 @@ def boards(args: argparse.Namespace) -> int:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def emulator_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `highwall emulator`."""
+    parser.add_argument("action", choices=("setup",), help="setup: unpack boards' systems; does only what is missing")
+    parser.add_argument(
+        "--board", action="append", metavar="BOARD", help="only this one; may be repeated (default: all)"
+    )
+    parser.add_argument("--mirror", metavar="URL", help="a Debian mirror, where apt on this machine names none")
+
+
+def emulator(args: argparse.Namespace) -> int:
+    """Set up emulated boards: an arm64 system, aarch64 wheels, the counter."""
+    from targets.board import boards as known_boards
+    from targets.board import load_board
+    from targets.emulator.layout import cache_home
+    from targets.emulator.setup import set_up
+
+    wanted = [load_board(name) for name in args.board or ()]
+    wanted = wanted or [board for board in known_boards() if board.name != "host"]
+    set_up(wanted, lambda line: print(f"- {line}", flush=True), args.mirror)
+    print(f"ready: {', '.join(board.name for board in wanted)}, in {cache_home()}")
     return 0
 
 
@@ -90,11 +114,17 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust", type=Path, metavar="KEYS", help="refuse it unless signed by NAME.pub or TRUST.toml")
     parser.add_argument("--over", type=Path, metavar="INSTALLED", help="the artifact it would replace: no step back")
     parser.add_argument("--allow-downgrade", action="store_true", help="with --over: any version or model may")
+    parser.add_argument("--emulate", action="store_true", help="on the emulated board, not on this machine")
+    parser.add_argument("--board", metavar="BOARD", help="with --emulate: which (default: the one it was made for)")
     parser.add_argument("--json", action="store_true", help="print JSON: ok, digests_ok, signature, key, golden")
 
 
 def verify(args: argparse.Namespace) -> int:
     """Check digests, signature, version and golden vectors as a gateway does; 1 where one is amiss."""
+    if args.emulate:
+        return _verify_emulated(args)
+    if args.board is not None:
+        raise HighwallError("--board says which board to emulate; add --emulate")
     from targets.report import findings_json, findings_lines
     from targets.runtime.admit import Findings, examine
     from targets.runtime.artifact import read
@@ -117,6 +147,26 @@ def verify(args: argparse.Namespace) -> int:
         for line in findings_lines(found, args.file, args.trust, args.over):
             print(line)
     return 0 if found.refusal is None else 1
+
+
+def _verify_emulated(args: argparse.Namespace) -> int:
+    from targets.board import load_board
+    from targets.emulator.verify import verify as verify_there
+    from targets.runtime.artifact import read
+
+    board = load_board(args.board or read(args.file).manifest.board)
+    options = ["--json"] if args.json else []
+    options += [f"--{name}={path}" for name in ("trust", "over") if (path := getattr(args, name)) is not None]
+    options += ["--allow-downgrade"] if args.allow_downgrade else []
+    done = verify_there(board, args.file, options)
+    if args.json:
+        found = json.loads(done.stdout)
+        _print_json({**found, "emulated": {"board": board.name, "cpu": board.cpu, "python": board.python}})
+    else:
+        print(done.stdout, end="")
+        sys.stderr.write(done.stderr)
+        print(f"all of this on an emulated {board.cpu}, with the Python {board.python} of a {board.title}")
+    return done.returncode
 
 
 def keygen_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,9 +9,12 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+
+if TYPE_CHECKING:
+    from targets.emulator.guest import Guest
 
 # Networks this small train fastest on one thread, and threads that wait for each other on a busy machine
 # are slower by far; more threads would also change the sums of a float reduction.
@@ -52,6 +55,24 @@ def ci_or_skip() -> Callable[[str], NoReturn]:
         pytest.skip(reason)
 
     return give_up
+
+
+@pytest.fixture(scope="session")
+def arm(ci_or_skip: Callable[[str], NoReturn]) -> Callable[[str], "Guest"]:
+    """Call with a board's name: the emulated board, set up where it was not yet (some 20 s the first time)."""
+    from targets.board import load_board
+    from targets.emulator.guest import open_guest
+    from targets.emulator.setup import set_up
+    from targets.runtime.errors import HighwallError
+
+    def emulated(name: str) -> "Guest":
+        try:
+            set_up([load_board(name)], print)
+        except HighwallError as error:
+            ci_or_skip(str(error))
+        return open_guest(load_board(name))
+
+    return emulated
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""An emulated board: its own Python, its own CPU, on the machine at hand."""

@@ -1,0 +1,121 @@
+"""One board's emulated machine: programs run on its CPU model with its own Python and a board-true /proc."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import targets
+from targets.board import Board
+from targets.emulator.layout import QEMU, Layout
+from targets.runtime.errors import HighwallError
+
+ROOMS: Final = ("targets", "twin_client", "highwall.py")  # what a gateway runs; none of it needs torch
+CRASHES: Final = {
+    signal.SIGILL: "an illegal instruction",
+    signal.SIGSEGV: "a segmentation fault",
+    signal.SIGABRT: "abort()",
+}
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A board that programs can be run on."""
+
+    board: Board
+    layout: Layout
+
+    @property
+    def root(self) -> Path:
+        """The arm64 system as qemu shows it to programs."""
+        return self.layout.overlay
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        timeout: float = 600.0,
+        path: Sequence[Path] = (),
+        environment: Mapping[str, str] | None = None,
+        plugin: str | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the board's Python with `arguments`; `path` comes before the wheels on its PYTHONPATH.
+
+        `plugin`: what qemu takes after -plugin; the run is then pinned to one processor, without address
+        randomization, so that it repeats to the last instruction. A guest that dies of a signal gives a
+        negative returncode. Raises HighwallError where it takes longer than `timeout` seconds.
+        """
+        command = [QEMU, "-seed", "1", "-L", str(self.root)]
+        if plugin is not None:
+            command = ["setarch", "-R", *command, "-plugin", plugin]
+        command += [str(self.layout.python), "-P", *arguments]
+        places = [*map(str, path), str(self.layout.site), str(self._code())]
+        variables = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(self.layout.home),
+            "LANG": "C.UTF-8",
+            "QEMU_CPU": self.board.qemu_cpu,  # always: qemu's own default would be `max`, which is no board
+            "PYTHONPATH": os.pathsep.join(places),
+            "PYTHONPYCACHEPREFIX": str(self.layout.bytecode),
+            "PYTHONHASHSEED": "0",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            **(environment or {}),
+        }
+        pin = None if plugin is None else _pin_to_one
+        try:
+            return subprocess.run(
+                command,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+                check=False,
+                preexec_fn=pin,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise HighwallError(f"the emulated {self.board.title} did not finish within {timeout:g} s") from error
+
+    def _code(self) -> Path:
+        """Our own rooms by themselves: beside them may lie this machine's packages, which are of another CPU."""
+        folder, here = self.layout.code, Path(targets.__file__).parent.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ROOMS:
+            link = folder / name
+            if (here / name).exists() and not link.is_symlink():
+                link.unlink(missing_ok=True)
+                try:
+                    link.symlink_to(here / name)
+                except FileExistsError:  # another run was quicker
+                    continue
+        return folder
+
+
+def open_guest(board: Board) -> Guest:
+    """The emulated `board`. Raises HighwallError where it is not set up, naming the command that does it."""
+    layout = Layout.of(board)
+    if shutil.which(QEMU) is None or layout.missing():
+        what = ", ".join(layout.missing()) or QEMU
+        raise HighwallError(f"no emulator for {board.name} yet ({what} missing); run `highwall emulator setup`")
+    return Guest(board, layout)
+
+
+def crash(done: subprocess.CompletedProcess[str], board: Board) -> str | None:
+    """How a guest died, in words, or None where it ended by itself."""
+    number = -done.returncode if done.returncode < 0 else done.returncode - 128
+    word = next((word for known, word in CRASHES.items() if known == number), None)
+    if word is None:
+        return None if 0 <= done.returncode < 128 else f"it ended with code {done.returncode} on a {board.cpu}"
+    hint = f"; `highwall boards check {board.name} WHEEL` names it" if number == signal.SIGILL else ""
+    return f"it died of {word} on a {board.cpu}{hint}"
+
+
+def _pin_to_one() -> None:
+    """Stay on one processor: ONNX Runtime asks which one it is on, and its count depends on the answer."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
