@@ -15,11 +15,20 @@ if TYPE_CHECKING:
 
 def boards_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `highwall boards`."""
+    parser.add_argument("action", nargs="?", choices=("check",), help="check: do these libraries run on that board?")
+    parser.add_argument("board", nargs="?", metavar="BOARD", help="with check: which")
+    parser.add_argument("files", nargs="*", type=Path, metavar="WHEEL_OR_SO", help="with check: wheels, .so or folders")
+    parser.add_argument("--artifact", type=Path, metavar="FILE", help="with check: verify it through those very wheels")
+    parser.add_argument("--static", action="store_true", help="with check: only read them; needs no emulator")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def boards(args: argparse.Namespace) -> int:
-    """List the boards an artifact can be built for."""
+    """List the boards an artifact can be built for, or check libraries against one."""
+    if args.action == "check":
+        return _check_libraries(args)
+    if args.artifact is not None or args.static:
+        raise HighwallError("--artifact and --static belong to `highwall boards check BOARD WHEEL_OR_SO...`")
     from targets.board import boards as known_boards
 
     known = known_boards()
@@ -44,6 +53,23 @@ def boards(args: argparse.Namespace) -> int:
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
+
+
+def _check_libraries(args: argparse.Namespace) -> int:
+    from targets.board import load_board
+    from targets.emulator.guest import open_guest
+    from targets.gate.check import check
+
+    if args.board is None or not args.files:
+        raise HighwallError("name a board and what to check: `highwall boards check rpi4b WHEEL_OR_SO...`")
+    board = load_board(args.board)
+    guest = None if args.static or board.name == "host" else open_guest(board)
+    report = check(board, args.files, guest, lambda line: print(f"- {line}", file=sys.stderr), args.artifact)
+    if args.json:
+        _print_json(report.as_dict())
+    else:
+        print("\n".join(report.lines()))
+    return 0 if report.ok else 1
 
 
 def emulator_arguments(parser: argparse.ArgumentParser) -> None:

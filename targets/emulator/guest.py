@@ -51,7 +51,8 @@ class Guest:
         """
         command = [QEMU, "-seed", "1", "-L", str(self.root)]
         if plugin is not None:
-            command = ["setarch", "-R", *command, "-plugin", plugin]
+            # One processor, because ONNX Runtime asks which one it is on, and its count depends on the answer.
+            command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), "setarch", "-R", *command, "-plugin", plugin]
         command += [str(self.layout.python), "-P", *arguments]
         places = [*map(str, path), str(self.layout.site), str(self._code())]
         variables = {
@@ -66,7 +67,6 @@ class Guest:
             "OPENBLAS_NUM_THREADS": "1",
             **(environment or {}),
         }
-        pin = None if plugin is None else _pin_to_one
         try:
             return subprocess.run(
                 command,
@@ -77,7 +77,6 @@ class Guest:
                 errors="replace",
                 timeout=timeout,
                 check=False,
-                preexec_fn=pin,
             )
         except subprocess.TimeoutExpired as error:
             raise HighwallError(f"the emulated {self.board.title} did not finish within {timeout:g} s") from error
@@ -114,8 +113,3 @@ def crash(done: subprocess.CompletedProcess[str], board: Board) -> str | None:
         return None if 0 <= done.returncode < 128 else f"it ended with code {done.returncode} on a {board.cpu}"
     hint = f"; `highwall boards check {board.name} WHEEL` names it" if number == signal.SIGILL else ""
     return f"it died of {word} on a {board.cpu}{hint}"
-
-
-def _pin_to_one() -> None:
-    """Stay on one processor: ONNX Runtime asks which one it is on, and its count depends on the answer."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

@@ -21,7 +21,14 @@ from targets.runtime.errors import HighwallError
 
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # What must be on this machine -> the Debian package that brings it.
-PROGRAMS: Final = {QEMU: "qemu-user", "apt-get": "apt", "dpkg-deb": "dpkg", "tar": "tar", "setarch": "util-linux"}
+PROGRAMS: Final = {
+    QEMU: "qemu-user",
+    "apt-get": "apt",
+    "dpkg-deb": "dpkg",
+    "tar": "tar",
+    "setarch": "util-linux",
+    "taskset": "util-linux",
+}
 GUEST_PACKAGES: Final = ("python3", "libstdc++6", "libgomp1")
 SOURCES: Final = Path("/etc/apt")
 Say = Callable[[str], None]
@@ -50,7 +57,7 @@ def check_machine(compiler: bool = True) -> None:
         raise HighwallError(
             "the emulator takes its arm64 system from Debian with apt-get, which is not here; use Debian 12"
         )
-    lacking = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
+    lacking = list(dict.fromkeys(package for program, package in PROGRAMS.items() if shutil.which(program) is None))
     if not KEYRING.exists():
         lacking.append("debian-archive-keyring")
     if compiler and shutil.which("cc") is None:
