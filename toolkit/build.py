@@ -1,8 +1,10 @@
 """From a checkpoint to an artifact: try recipes, keep the cheapest that meets the contract, write it and its proof."""
 
 import json
+import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from targets.board import Board, load_board
 from targets.runtime import artifact, golden
 from targets.runtime.engine import open_session
 from targets.runtime.errors import HighwallError
-from targets.runtime.files import write_text
+from targets.runtime.files import atomic_write, write_text
 from targets.runtime.manifest import Manifest
 from targets.runtime.signing import SigningKey
 from toolkit import receipt
@@ -28,7 +30,11 @@ from toolkit.search import Tried, search, shortfall, winner
 
 @dataclass(frozen=True)
 class Order:
-    """What is wanted for one board. Without a contract there is one recipe, which is taken as it is."""
+    """What is wanted for one board. Without a contract there is one recipe, which is taken as it is.
+
+    emulate: count instructions on the emulated board, whatever the contract says; recorded: verdicts by recipe
+    of the build that this one repeats; see `search`.
+    """
 
     board: str
     out: Path
@@ -36,6 +42,30 @@ class Order:
     contract: Contract | None = None
     key: SigningKey | None = None
     model_version: int = 1
+    emulate: bool = False
+    recorded: Mapping[str, str] | None = None
+
+
+class _Enough(Exception):
+    """A trial write has come as far as it should."""
+
+
+def check_writable(out: Path) -> None:
+    """Refuse an `out` that could not be written, before anything slow; nothing is left behind, no folder either.
+
+    Raises HighwallError as `atomic_write` would.
+    """
+    missing = [folder for folder in out.parents if not os.path.lexists(folder)]
+    try:
+        with suppress(_Enough), atomic_write(out) as partial:
+            partial.touch()
+            raise _Enough
+    finally:
+        for folder in missing:  # the innermost first
+            with suppress(OSError):
+                folder.rmdir()
+    if out.is_dir():  # what can be asked only now: an unreadable parent would raise
+        raise HighwallError(f"cannot write {out}: it is a folder; name a file in it, such as {out / 'model.highwall'}")
 
 
 class NoCandidate(HighwallError):
@@ -66,7 +96,7 @@ def carry_out(compiler: Compiler, order: Order) -> dict[str, Any]:
     nothing is written. `out` is whole or absent.
     """
     board = load_board(order.board)
-    tried = search(compiler, board, order.recipes, order.contract)
+    tried = search(compiler, board, order.recipes, order.contract, emulate=order.emulate, recorded=order.recorded)
     chosen = winner(tried)
     if chosen is None:
         if order.contract is None:
@@ -121,6 +151,7 @@ def _provenance(compiler: Compiler, order: Order) -> dict[str, Any]:
         "weights_sha256": digest(compiler.network.state_dict()),
         "data": None if compiler.data is None else compiler.data.identity,
         "recipes": [recipe.name for recipe in order.recipes],
+        "emulated": order.emulate,
         "network": asdict(compiler.model.network),
         "training": compiler.model.provenance,
         "packages": packages(),

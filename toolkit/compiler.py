@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from targets.board import Board
+from targets.emulator import counts
 from targets.runtime import footprint, golden
 from targets.runtime.engine import Engine, open_session
 from targets.runtime.errors import HighwallError
@@ -187,6 +189,13 @@ class Compiler:
             self.say(f"run {candidate.recipe.name} in a process of its own")
             self._footprints[key] = footprint.measure(candidate.recipe.runtime, candidate.model, self.spec, runs)
         return self._footprints[key]
+
+    def instructions(self, candidate: Candidate, board: Board) -> int:
+        """ARM instructions of one inference on the emulated `board`; counted once, see `counts.count`."""
+        runtime, name = candidate.recipe.runtime, candidate.recipe.name
+        return counts.count(
+            board, runtime, candidate.model, self.spec, lambda line: self.say(f"{line}: {name}")
+        ).instructions
 
     def _float(self, runtime: str, backend: ModuleType) -> bytes:
         if runtime not in self._floats:

@@ -22,9 +22,9 @@ _CEILINGS: Final = {
     "max_size_kib": ("size_kib", "the model is {} KiB", "the model was not written"),
     "max_peak_mib": ("peak_mib", "peak memory is {} MiB", "memory was not measured; build on Linux"),
     "max_macs": ("macs", "it takes {} MACs", "MACs were not counted"),
+    "max_instructions": ("instructions", "it takes {} ARM instructions", "they were not counted for this board"),
     "max_p95_ms": ("p95_ms", "95 of 100 runs end in {} ms", "latency was not measured on this board; be at one"),
 }
-_NOT_YET: Final = {"max_instructions": "is not available yet: needs the emulator"}
 _LEAST: Final = {f"min_{metric}": metric for metric in METRICS}
 KEYS: Final = (*_LEAST, "max_drop", *_CEILINGS)
 DEFAULT: Final = "default"
@@ -85,7 +85,7 @@ class Contract:
         """The limits that `facts` do not keep, in the contract's order.
 
         A fact is a metric by its name, `drop.METRIC` (float less this, from 0 to 1), `parity_error`,
-        `size_kib`, `macs`, `peak_mib` or `p95_ms`. One that is None, NaN or absent is a miss too.
+        `size_kib`, `macs`, `instructions`, `peak_mib` or `p95_ms`. One that is None, NaN or absent is a miss too.
         """
         return [miss for limit in self.limits if (miss := _judge(limit, facts.get(limit.fact))) is not None]
 
@@ -142,7 +142,7 @@ def parse(tables: Mapping[str, Any], name: str) -> ContractFile:
     known = (DEFAULT, *(board.name for board in boards()))
     for table, content in tables.items():
         if table not in known:
-            if table in (*KEYS, *_NOT_YET):
+            if table in KEYS:
                 raise HighwallError(f"{name}: {table} stands in no table; put it under [{DEFAULT}] or a board's name")
             raise HighwallError(f"{name}: no board is called {table!r}; {_nearest(table, known)}")
         if not isinstance(content, Mapping):
@@ -185,13 +185,11 @@ def _limit(key: str, bound: float) -> Limit:
 def _bound(key: str, value: Any, where: str) -> float:
     """`value` as the number that flat `key` takes, or the reason why not."""
     head, dot, metric = key.partition(".")
-    if key in _NOT_YET:
-        raise HighwallError(f"{where} {key} {_NOT_YET[key]}; leave it out")
     if head == "max_drop" and dot:
         if metric not in METRICS:
             raise HighwallError(f"{where} max_drop knows no metric {metric!r}; {_nearest(metric, METRICS)}")
     elif key not in _LEAST and key not in _CEILINGS:
-        raise HighwallError(f"{where} has an unknown key {key!r}; {_nearest(key, (*KEYS, *_NOT_YET))}")
+        raise HighwallError(f"{where} has an unknown key {key!r}; {_nearest(key, KEYS)}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise HighwallError(f"{where} {key} must be a number, not {_kind(value)}")
     try:
@@ -225,7 +223,7 @@ def _missing(fact: str) -> str:
 
 def _numbers(fact: str, found: float, bound: float, by: float) -> tuple[str, str, str]:
     """The three with as few decimals as still tell them apart: three for fractions, none for MACs."""
-    least = {"macs": 0, "size_kib": 1, "peak_mib": 1, "p95_ms": 1}.get(fact, 3)
+    least = {"macs": 0, "instructions": 0, "size_kib": 1, "peak_mib": 1, "p95_ms": 1}.get(fact, 3)
     for decimals in range(least, 13):
         texts = f"{found:,.{decimals}f}", f"{bound:,.{decimals}f}", f"{by:,.{decimals}f}"
         if texts[0] != texts[1] and texts[2].strip("0.,"):

@@ -40,6 +40,7 @@ def rebuild(
 ) -> Rebuilt:
     """Build `path` again, from scratch, and compare every member byte by byte; its signature is not repeated.
 
+    Memory and times differ from run to run, so what its receipt says of limits on them is believed, not measured.
     Raises HighwallError when the weights or the data are not those it was built from.
     """
     old = artifact.read(path)
@@ -59,10 +60,21 @@ def rebuild(
             tuple(recipe(name) for name in names),
             None if raw is None else Contract.from_dict(raw, str(path)),
             model_version=old.manifest.model_version,
+            emulate=bool(said.get("emulated")),
+            recorded=_verdicts(path, old.receipt),
         )
         carry_out(Compiler(model, network, calibration, Cache(None), say), order)
         new = artifact.read(out)
     return _compared(old, new, said)
+
+
+def _verdicts(path: Path, receipt: dict[str, Any]) -> dict[str, str]:
+    """What the receipt says of each candidate, by the name of its recipe."""
+    rows = receipt.get("candidates")
+    try:
+        return {str(row["recipe"]): str(row["verdict"]) for row in rows}  # type: ignore[union-attr]
+    except (TypeError, KeyError) as error:
+        raise HighwallError(f"{path} does not say why candidates lost; it was built by an older Highwall") from error
 
 
 def _calibration(

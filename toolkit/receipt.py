@@ -48,6 +48,8 @@ def rows(tried: Sequence[Tried], chosen: Tried | None, task: str) -> list[dict[s
     found = []
     for one in tried:
         row: dict[str, Any] = {"recipe": one.recipe.name, "work": one.work, "verdict": verdict(one, chosen)}
+        if one.instructions is not None:
+            row["instructions"] = one.instructions
         if one.candidate is not None:
             row |= {"model_bytes": len(one.candidate.model), "parity_error": one.candidate.parity}
             row |= {name: one.facts[name] for name in shown if name in one.facts}
@@ -56,18 +58,19 @@ def rows(tried: Sequence[Tried], chosen: Tried | None, task: str) -> list[dict[s
 
 
 def table(candidates: Sequence[Mapping[str, Any]]) -> str:
-    """A receipt's candidates for people: work in millions, sizes in kB, drops in points of a hundred."""
+    """A receipt's candidates for people: instructions and work in millions, sizes in kB, drops in points of 100."""
     metrics = [
         key
         for key in dict.fromkeys(name for row in candidates for name in row)
         if f"drop.{key}" in candidates_keys(candidates)
     ]
-    heads = (
-        ["recipe", "M work", "kB", "parity"] + [head for metric in metrics for head in (metric, "drop")] + ["verdict"]
-    )
+    counted = "instructions" in candidates_keys(candidates)
+    heads = ["recipe", *(["M instr"] if counted else []), "M work", "kB", "parity"]
+    heads += [head for metric in metrics for head in (metric, "drop")] + ["verdict"]
     lines = [heads]
     for row in candidates:
-        cells = [row["recipe"], f"{row['work'] / 1e6:.2f}"]
+        cells = [row["recipe"], *([_figure(row.get("instructions"), "{:,.2f}", 1e-6)] if counted else [])]
+        cells.append(f"{row['work'] / 1e6:.2f}")
         if "model_bytes" in row:
             cells += [f"{row['model_bytes'] / 1000:,.0f}", f"{row['parity_error']:.1e}"]
         else:
@@ -95,11 +98,12 @@ def _figure(value: float | None, form: str, scale: float) -> str:
 
 def comparison(receipts: Sequence[Mapping[str, Any]]) -> str:
     """What was chosen for each board, side by side."""
-    lines = [f"{'board':<10} {'recipe':<24} {'M work':>8} {'kB':>6}"]
+    lines = [f"{'board':<10} {'recipe':<24} {'M instr':>8} {'M work':>8} {'kB':>6}"]
     for one in receipts:
-        work = next(row["work"] for row in one["candidates"] if row["verdict"] == "chosen")
-        name = one["recipe"]["name"]
-        lines.append(f"{one['board']:<10} {name:<24} {work / 1e6:>8.2f} {one['model_bytes'] / 1000:>6,.0f}")
+        row = next(row for row in one["candidates"] if row["verdict"] == "chosen")
+        counted, work = _figure(row.get("instructions"), "{:,.2f}", 1e-6), f"{row['work'] / 1e6:.2f}"
+        size = f"{one['model_bytes'] / 1000:,.0f}"
+        lines.append(f"{one['board']:<10} {one['recipe']['name']:<24} {counted:>8} {work:>8} {size:>6}")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from targets.board import Board
+from targets.emulator.guest import open_guest
 from targets.runtime import footprint
 from targets.runtime.errors import HighwallError
 from toolkit.compiler import Candidate, Compiler
@@ -16,6 +17,7 @@ from toolkit.quantize.recipes import Recipe
 # Runtime's ARM instructions for one small network, 2.60 M to 4.43 M on a Cortex-A76, 3.97 M to 4.43 M on an A72.
 INT8_MAC: Final = {True: 0.59, False: 0.90}
 
+COUNTED: Final = "max_instructions"  # a key whose fact takes the emulator some seconds a candidate
 MEASURED: Final = ("max_peak_mib", "max_p95_ms")  # keys whose facts differ from run to run
 
 
@@ -23,6 +25,7 @@ MEASURED: Final = ("max_peak_mib", "max_p95_ms")  # keys whose facts differ from
 class Tried:
     """A recipe and how it fared. `work`: MACs, int8 ones counted at what they cost on the board.
 
+    instructions: of one inference, where the search counted them and nothing else ruled the recipe out;
     facts: what the contract was held against, the same every time; measured: memory and times, which are not;
     loss: its falls from float in the task's metric and in recall together, gains counting nothing;
     misses: the limits not kept; failure: why there is no candidate, or none that anybody should run.
@@ -36,6 +39,7 @@ class Tried:
     loss: float = 0.0
     misses: tuple[Miss, ...] = ()
     failure: str | None = None
+    instructions: int | None = None
 
     @property
     def met(self) -> bool:
@@ -52,18 +56,33 @@ class Tried:
         return math.inf if self.candidate is None else self.candidate.parity
 
     @property
-    def order(self) -> tuple[int, int, float, float, str]:
-        """Cheapest first: work, size, what it loses, parity with torch, then the name, so that no two are equal."""
-        return self.work, self.kib, self.loss, self.parity, self.recipe.name
+    def order(self) -> tuple[float, int, int, float, float, str]:
+        """Cheapest first: instructions where they were counted, work, size, what it loses, parity with torch.
+
+        Then the name, so that no two are equal.
+        """
+        counted = math.inf if self.instructions is None else self.instructions
+        return counted, self.work, self.kib, self.loss, self.parity, self.recipe.name
 
 
-def search(compiler: Compiler, board: Board, recipes: Sequence[Recipe], contract: Contract | None) -> list[Tried]:
+def search(
+    compiler: Compiler,
+    board: Board,
+    recipes: Sequence[Recipe],
+    contract: Contract | None,
+    *,
+    emulate: bool = False,
+    recorded: Mapping[str, str] | None = None,
+) -> list[Tried]:
     """Every recipe, cheapest first. No stopwatch decides, so the same inputs give the same order.
 
     A recipe whose engine cannot take the network, or whose converter is not installed, is kept with the reason.
+    emulate: count ARM instructions on the emulated board, as a limit on them does too, and order by them;
+    recorded: verdicts by recipe of an earlier search, whose word is taken for memory and times: nothing is measured.
     """
-    check_possible(compiler, board, contract)
-    tried = [_try(compiler, board, recipe, contract) for recipe in recipes]
+    check_possible(compiler, board, contract, emulate=emulate, measure=recorded is None)
+    count = emulate or (contract is not None and contract.needs("instructions"))
+    tried = [_try(compiler, board, recipe, contract, count, recorded) for recipe in recipes]
     return sorted(tried, key=lambda one: one.order)
 
 
@@ -82,6 +101,7 @@ def verdict(one: Tried, chosen: Tried | None) -> str:
         return "; ".join(_said(miss) for miss in one.misses)
     assert chosen is not None  # or nothing would meet it
     worse = {
+        "more instructions": (one.instructions or 0) > (chosen.instructions or 0),
         "more work": one.work > chosen.work,
         "larger": one.kib > chosen.kib,
         "loses more accuracy": one.loss > chosen.loss,
@@ -111,28 +131,49 @@ def _share(miss: Miss) -> float:
     return math.inf if miss.by is None else miss.by / max(abs(miss.bound), 1e-12)
 
 
-def _try(compiler: Compiler, board: Board, recipe: Recipe, contract: Contract | None) -> Tried:
+def _try(
+    compiler: Compiler,
+    board: Board,
+    recipe: Recipe,
+    contract: Contract | None,
+    count: bool,
+    recorded: Mapping[str, str] | None,
+) -> Tried:
     try:
         candidate = compiler.candidate(recipe)
         whole = compiler.candidate(Recipe(recipe.runtime, "fp32"))  # what falls are measured from
         facts = _facts(compiler, candidate, whole)
-        misses = () if contract is None else tuple(contract.check(facts))
-        measured = _measured(compiler, candidate, contract, misses)
+        out = _ruled_out(contract, facts, (COUNTED, *MEASURED))
+        if count and not out and candidate.complaint is None:
+            facts["instructions"] = compiler.instructions(candidate, board)
+            out = _ruled_out(contract, facts, MEASURED)
+        measured = {} if out or recorded is not None else _measured(compiler, candidate, contract)
     except (HighwallError, ModuleNotFoundError) as error:
         if contract is None:
             raise
-        failure = f"cannot be made: {error}"
+        reason = f"cannot be made: {error}"
         if isinstance(error, ModuleNotFoundError):
-            failure = f"not tried: {error.name} is not installed"
-        return Tried(recipe, _work(compiler, board, recipe, ()), None, failure=failure)
+            reason = f"not tried: {error.name} is not installed"
+        return Tried(recipe, _work(compiler, board, recipe, ()), None, failure=reason)
+    misses: list[Miss] = []
     if contract is not None:
-        # What something else ruled out was not measured, and that is no miss of its own.
+        # What something else ruled out was neither counted nor measured, and that is no miss of its own.
+        open_keys = [*(() if "instructions" in facts else (COUNTED,)), *(() if measured else MEASURED)]
+        said = () if recorded is None else recorded.get(recipe.name, "").split("; ")
         found = contract.check({**facts, **measured})
-        misses = tuple(miss for miss in found if measured or miss.key not in MEASURED)
+        misses = [miss for miss in found if miss.key not in open_keys or _said(miss) in said]
     falls = [facts.get(f"drop.{metric}") or 0.0 for metric in DROPS[compiler.model.network.task]]
     loss = round(sum(max(0.0, fall) for fall in falls), 6)
     work = _work(compiler, board, recipe, candidate.float_layers)
-    return Tried(recipe, work, candidate, facts, measured, loss, misses, candidate.complaint or whole.complaint)
+    failure = candidate.complaint or whole.complaint
+    counted = facts.get("instructions")
+    instructions = None if counted is None else int(counted)
+    return Tried(recipe, work, candidate, facts, measured, loss, tuple(misses), failure, instructions)
+
+
+def _ruled_out(contract: Contract | None, facts: Mapping[str, float | None], later: Sequence[str]) -> bool:
+    """Whether a limit is missed already, leaving aside the keys that are judged `later`."""
+    return contract is not None and any(miss.key not in later for miss in contract.check(facts))
 
 
 def _facts(compiler: Compiler, candidate: Candidate, whole: Candidate) -> dict[str, float | None]:
@@ -150,23 +191,23 @@ def _facts(compiler: Compiler, candidate: Candidate, whole: Candidate) -> dict[s
     return facts
 
 
-def _measured(
-    compiler: Compiler, candidate: Candidate, contract: Contract | None, misses: Sequence[Miss]
-) -> dict[str, float | None]:
-    """Memory and times in a process of its own, only where the contract limits them and nothing else rules it out."""
-    if contract is None or any(miss.key not in MEASURED for miss in misses):
-        return {}
-    if not (contract.needs("peak_mib") or contract.needs("p95_ms")):
+def _measured(compiler: Compiler, candidate: Candidate, contract: Contract | None) -> dict[str, float | None]:
+    """Memory and times in a process of its own, only where the contract limits them."""
+    if contract is None or not (contract.needs("peak_mib") or contract.needs("p95_ms")):
         return {}
     found = compiler.footprint(candidate, footprint.RUNS if contract.needs("p95_ms") else 1)
     return {"peak_mib": found.peak_mib} | ({"p95_ms": found.p95_ms} if contract.needs("p95_ms") else {})
 
 
-def check_possible(compiler: Compiler, board: Board, contract: Contract | None) -> None:
-    """Refuse before anything slow what could never be judged."""
+def check_possible(
+    compiler: Compiler, board: Board, contract: Contract | None, *, emulate: bool = False, measure: bool = True
+) -> None:
+    """Refuse before anything slow what could never be judged: an emulator, a board or labels that are missing."""
+    if emulate or (contract is not None and contract.needs("instructions")):
+        open_guest(board).layout.check_counter()
     if contract is None:
         return
-    if contract.needs("p95_ms") and not board.at_hand:
+    if measure and contract.needs("p95_ms") and not board.at_hand:
         raise HighwallError(
             f"max_p95_ms of {board.name} can be measured only on one, and this machine is none; "
             "build there, or take the limit out"

@@ -20,9 +20,9 @@ from targets.runtime.files import write_text
 from targets.runtime.manifest import InputSpec
 
 FORMULA: Final = "instructions / (highest clock x most instructions a cycle that the core decodes, by Arm's manual)"
-# Inferences before the one that counts: the first ones fill pools and caches of the engine and of Python, and
-# differ by some thousand instructions. Beside those of a large map that is nothing, and emulating one takes long.
-WARM, WARM_LARGE, LARGE_PIXELS = 7, 2, 96 * 96
+# Inferences before the one that counts: the first ones fill pools and caches of the engine and of Python. Beside
+# the work of a large map that is nothing, and emulating one takes long.
+WARM, WARM_LARGE, LARGE_PIXELS = 3, 1, 96 * 96
 
 
 @dataclass(frozen=True)
@@ -82,21 +82,23 @@ def _counted(guest: Guest, runtime: str, model: bytes, spec: InputSpec) -> Count
     with tempfile.TemporaryDirectory() as folder:
         path, out = Path(folder) / f"model.{runtime}", Path(folder) / "counts.jsonl"
         path.write_bytes(model)
-        numbers = [str(n) for n in (*spec.shape, spec.sensors)]
-
-        def run(inferences: int, plugin: str | None) -> CompletedProcess[str]:
-            order = ["-m", "targets.emulator.inside", runtime, str(path), str(inferences), spec.dtype, *numbers]
-            return guest.run(order, plugin=plugin, timeout=3600.0)
-
         # Where Python has compiled a module first, memory lies in another order, which is worth some ten
-        # instructions: so once without the counter, with the inference that imports what loading does not.
-        run(1, None)
-        done = run(runs, f"{guest.layout.counter},out={out}")
+        # instructions: so once without the counter.
+        _run(guest, runtime, path, spec, inferences=1, out=None)
+        done = _run(guest, runtime, path, spec, inferences=runs, out=out)
         lines = out.read_text(encoding="ascii").splitlines() if out.exists() else []
     if done.returncode or len(lines) != runs:
         reason = crash(done, guest.board) or (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise HighwallError(f"the {runtime} model could not be counted on {guest.board.name}: {reason}")
     return Counts(**json.loads(lines[-1]))
+
+
+def _run(
+    guest: Guest, runtime: str, path: Path, spec: InputSpec, *, inferences: int, out: Path | None
+) -> CompletedProcess[str]:
+    plugin = None if out is None else f"{guest.layout.counter},out={str(out).replace(',', ',,')}"
+    order = ["-m", "targets.emulator.inside", runtime, str(path), str(inferences), spec.dtype]
+    return guest.run([*order, *(str(n) for n in (*spec.shape, spec.sensors))], plugin=plugin, timeout=3600.0)
 
 
 def _identity(guest: Guest, runtime: str, model: bytes, spec: InputSpec) -> str:

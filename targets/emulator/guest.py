@@ -11,7 +11,7 @@ from typing import Final
 
 import targets
 from targets.board import Board
-from targets.emulator.layout import QEMU, Layout
+from targets.emulator.layout import FAKETIME, QEMU, Layout
 from targets.runtime.errors import HighwallError
 
 ROOMS: Final = ("targets", "twin_client", "highwall.py")  # what a gateway runs; none of it needs torch
@@ -45,14 +45,19 @@ class Guest:
     ) -> subprocess.CompletedProcess[str]:
         """Run the board's Python with `arguments`; `path` comes before the wheels on its PYTHONPATH.
 
-        `plugin`: what qemu takes after -plugin; the run is then pinned to one processor, without address
-        randomization, so that it repeats to the last instruction. A guest that dies of a signal gives a
+        `plugin`: what qemu takes after -plugin; the run is then pinned to one processor, at one moment, without
+        address randomization, so that it repeats to the last instruction. A guest that dies of a signal gives a
         negative returncode. Raises HighwallError where it takes longer than `timeout` seconds.
         """
         command = [QEMU, "-seed", "1", "-L", str(self.root)]
         if plugin is not None:
-            # One processor, because ONNX Runtime asks which one it is on, and its count depends on the answer.
-            command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), "setarch", "-R", *command, "-plugin", plugin]
+            # One processor, because ONNX Runtime asks which one it is on, and its count depends on the answer. Time
+            # stands still, because it also sums up its runs every few seconds, inside whichever run it then is.
+            # The last of the three settings is for libfaketime itself, which would look for another date every 10 s.
+            settings = (f"LD_PRELOAD={FAKETIME}", "FAKETIME=2026-01-01 00:00:00", "FAKETIME_CACHE_DURATION=1000000000")
+            still = [part for setting in settings for part in ("-E", setting)]
+            processor = str(min(os.sched_getaffinity(0)))
+            command = ["taskset", "-c", processor, "setarch", "-R", *command, *still, "-plugin", plugin]
         command += [str(self.layout.python), "-P", *arguments]
         places = [*map(str, path), str(self.layout.site), str(self._code())]
         variables = {

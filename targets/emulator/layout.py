@@ -18,6 +18,8 @@ PACKAGES: Final = (
     *("numpy", "onnxruntime", "ai-edge-litert"),
     *("msgspec", "cryptography", "pillow", "pyserial", "aiomqtt"),
 )
+SYSTEM: Final = ("python3", "libstdc++6", "libgomp1", "libfaketime")  # Debian's, with what they depend on
+FAKETIME: Final = "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"
 QEMU: Final = "qemu-aarch64"
 COUNTER_SOURCES: Final = tuple(Path(__file__).parent / name for name in ("counter.c", "classes.h"))
 
@@ -66,7 +68,7 @@ class Layout:
     @property
     def root(self) -> Path:
         """The unpacked arm64 system, shared by every board of one Debian release."""
-        return self.home / f"root-{self.suite}"
+        return self.home / f"root-{self.suite}-{_short(repr(SYSTEM).encode())}"
 
     @property
     def packages(self) -> Path:
@@ -82,7 +84,7 @@ class Layout:
     @property
     def overlay(self) -> Path:
         """`root` as this board shows it: its own /proc/cpuinfo, device tree and CPU topology."""
-        return self.home / "boards" / f"{self.board.name}-{_short(repr(self.board).encode())}"
+        return self.home / "boards" / f"{self.board.name}-{_short(repr((self.board, self.root)).encode())}"
 
     @property
     def python(self) -> Path:

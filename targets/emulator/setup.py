@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from targets.board import Board
-from targets.emulator.layout import COUNTER_SOURCES, PACKAGES, QEMU, Layout
+from targets.emulator.layout import COUNTER_SOURCES, PACKAGES, QEMU, SYSTEM, Layout
 from targets.runtime.errors import HighwallError
 
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -29,7 +29,6 @@ PROGRAMS: Final = {
     "setarch": "util-linux",
     "taskset": "util-linux",
 }
-GUEST_PACKAGES: Final = ("python3", "libstdc++6", "libgomp1")
 SOURCES: Final = Path("/etc/apt")
 Say = Callable[[str], None]
 
@@ -92,7 +91,7 @@ def _unpack(layout: Layout, mirror: str | None, into: Path) -> None:
     """Download the guest's packages by an apt of its own, and unpack them: no script of theirs is run."""
     apt = _private_apt(layout, mirror or _mirror())
     _run([*apt, "update"], "apt-get update for arm64 failed; is the Debian mirror within reach?")
-    order = [*apt, "install", "--yes", "--no-install-recommends", "--download-only", *GUEST_PACKAGES]
+    order = [*apt, "install", "--yes", "--no-install-recommends", "--download-only", *SYSTEM]
     _run(order, "the arm64 packages could not be downloaded; run the set-up again, it goes on where it stopped")
     into.mkdir()
     for name in ("bin", "sbin", "lib"):  # before any package, or the first would make a folder of the link

@@ -244,6 +244,52 @@ def test_bad_words_to_build_are_refused_before_anything_is_written(
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("file/x.highwall", "file/x.highwall"),
+        ("file/deeper/x.highwall", "file/deeper/x.highwall"),
+        ("folder/taken.highwall", "taken.highwall/model.highwall"),
+        ("new/folder/" + "x" * 250 + ".highwall", "name too long"),
+        ("dangling/x.highwall", "dangling/x.highwall"),
+        ("folder", ".highwall"),
+    ],
+)
+def test_an_out_that_cannot_be_written_is_refused_before_the_network_is_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, message: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder" / "taken.highwall").mkdir(parents=True)
+    (tmp_path / "dangling").symlink_to("nowhere")
+    before = sorted(tmp_path.rglob("*"))
+    assert run("build", "no_such_module:here", "--board", "host", "--out", tmp_path / out) == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert message in printed.err
+    assert "no_such_module" not in printed.err
+    assert printed.out == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_of_several_boards_every_out_is_tried_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x-rpi5.highwall").mkdir()
+    words = ("--board", "rpi4b", "--board", "rpi5", "--out", tmp_path / "x.highwall")
+    assert run("build", "no_such_module:here", *words) == 1
+    assert "x-rpi5.highwall: it is a folder" in capsys.readouterr().err
+
+
+def test_a_missing_folder_is_made_for_an_artifact_and_not_for_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "folder" / "x.highwall"
+    words = ("--board", "host", "--precision", "fp32", "--size", 9, "--out", out)
+    assert run("build", f"{__name__}:Missing", *words) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert run("build", f"{__name__}:two_logits", *words) == 0
+    assert sorted(path.name for path in out.parent.iterdir()) == ["x.highwall", "x.timings.json"]
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize("count", [5, 41, 240, 599, 3001])
 @pytest.mark.parametrize("order", ["alternating", "sorted", "rare"])
 def test_a_draw_has_both_labels_whatever_the_order_of_the_data(count: int, order: str) -> None:

@@ -12,7 +12,7 @@ from targets.runtime.errors import HighwallError
 from toolkit.contract import KEYS, METRICS, Contract, Limit, parse, read
 
 FACTS = {"max_parity_error": "parity_error", "max_size_kib": "size_kib", "max_peak_mib": "peak_mib"}
-FACTS |= {"max_macs": "macs", "max_p95_ms": "p95_ms"}
+FACTS |= {"max_macs": "macs", "max_instructions": "instructions", "max_p95_ms": "p95_ms"}
 
 
 def contract(text: str, tmp_path: Path, board: str = "rpi4b", task: str = "classify") -> Contract:
@@ -70,7 +70,7 @@ def test_a_board_without_a_table_is_refused_with_the_tables_there_are(tmp_path: 
         ("[rpi4b]\nmax_size_kb = 900", "did you mean max_size_kib"),
         ("[rpi4b]\nmax_drop = {recal = 0.1}", "did you mean recall"),
         ("[rpi4b]\nqqqqqq = 1", "known are min_precision"),
-        ("[rpi4b]\nmax_instructions = 1_000", "not available yet: needs the emulator"),
+        ("[rpi4b]\nmax_instruction = 1_000", "did you mean max_instructions"),
         ("[rpi4b]\nmin_auc = '0.9'", "min_auc must be a number, not text"),
         ("[rpi4b]\nmin_auc = true", "not true or false"),
         ("[rpi4b]\nmax_drop = [0.1]", "max_drop.auc must be a number, not a list"),

@@ -24,6 +24,7 @@ from toolkit.contract import parse
 from toolkit.data.folder import read
 from toolkit.network import NetworkConfig
 from toolkit.quantize.recipes import RECIPES, Recipe, choose, recipe
+from toolkit.receipt import table as receipt_table
 
 ONNX = tuple(choose("onnx", None))
 
@@ -90,6 +91,43 @@ def test_the_order_depends_on_the_board_and_on_no_stopwatch(compiler: Compiler) 
     assert works["rpi5"]["onnx-int8-mse"] < works["rpi4b"]["onnx-int8-mse"] < works["rpi4b"]["onnx-fp32"]
     assert works["rpi5"]["onnx-fp32"] == works["rpi4b"]["onnx-fp32"] == works["rpi4b"]["onnx-int8w"]
     assert works["rpi4b"]["onnx-int8-mse"] < works["rpi4b"]["onnx-mixed-mse"] < works["rpi4b"]["onnx-fp32"]
+
+
+@pytest.mark.arm
+def test_instructions_decide_where_they_are_counted_and_are_in_the_table(
+    arm, compiler: Compiler, tmp_path: Path
+) -> None:
+    arm("rpi4b")
+    two = replace(order(tmp_path / "a.highwall", {"max_instructions": 1e12}), recipes=(ONNX[0], ONNX[-1]))
+    rows = carry_out(compiler, two)["candidates"]
+    assert rows[0]["instructions"] < rows[1]["instructions"]
+    assert rows[0]["verdict"] == "chosen"
+    assert rows[1]["verdict"] == "meets the contract, more instructions"
+    assert "M instr" in receipt_table(rows)
+    least = rows[0]["instructions"]
+    with pytest.raises(NoCandidate, match=rf"it takes {least:,} ARM instructions, allowed {least - 1:,} \(by 1\)"):
+        carry_out(compiler, replace(two, contract=order(tmp_path, {"max_instructions": least - 1}).contract))
+
+
+@pytest.mark.arm
+def test_what_another_limit_rules_out_is_not_counted(arm, compiler: Compiler, tmp_path: Path) -> None:
+    arm("rpi4b")
+    limits = {"max_size_kib": 1, "max_instructions": 1e12}
+    tried = search.search(compiler, load_board("rpi4b"), ONNX[:1], order(tmp_path, limits).contract)
+    assert tried[0].instructions is None
+    assert [miss.key for miss in tried[0].misses] == ["max_size_kib"]
+
+
+def test_instructions_without_an_emulator_are_refused_before_anything_is_built(
+    compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+    with pytest.raises(HighwallError, match="highwall emulator setup"):
+        search.check_possible(compiler, load_board("rpi4b"), order(tmp_path, {"max_instructions": 1e12}).contract)
+    with pytest.raises(HighwallError, match="highwall emulator setup"):
+        search.check_possible(compiler, load_board("rpi4b"), None, emulate=True)
+    with pytest.raises(HighwallError, match="this very machine"):
+        search.check_possible(compiler, load_board("host"), None, emulate=True)
 
 
 def test_a_second_search_finds_its_candidates_in_the_cache_and_a_damaged_one_is_made_anew(

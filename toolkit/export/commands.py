@@ -139,6 +139,9 @@ def build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", metavar="NAME", help=f"this one only: {', '.join(RECIPES)}")
     parser.add_argument("--sign", type=Path, metavar="KEY", help="a private key from `highwall keygen`")
     parser.add_argument(
+        "--emulate", action="store_true", help="count ARM instructions on each emulated board and order by them"
+    )
+    parser.add_argument(
         "--model-version", type=int, default=1, metavar="N", help="gateways refuse a lower one (default 1)"
     )
     parser.add_argument("--no-cache", action="store_true", help="compile every candidate anew")
@@ -162,18 +165,22 @@ def build(args: argparse.Namespace) -> int:
     if not 0 <= args.model_version < 2**53:
         raise HighwallError(f"--model-version is {args.model_version}; it counts up from 0")
     written = None if args.contract is None else contract.read(args.contract)
-    from toolkit.build import NoCandidate, Order, carry_out
+    from toolkit.build import NoCandidate, Order, carry_out, check_writable
     from toolkit.receipt import summary, table
     from toolkit.search import check_possible
 
+    for out in outs:
+        check_writable(out)
     compiler = _compiler(args)
     task = compiler.model.network.task
     limits = [None if written is None else written.of(board, task) for board in boards]
     for board, limit in zip(boards, limits, strict=True):
-        check_possible(compiler, load_board(board), limit)  # of every board, before the first is built
+        check_possible(
+            compiler, load_board(board), limit, emulate=args.emulate
+        )  # of every board, before the first is built
     receipts, failures = [], []
     for board, out, limit in zip(boards, outs, limits, strict=True):
-        order = Order(board, out, recipes, limit, key, args.model_version)
+        order = Order(board, out, recipes, limit, key, args.model_version, args.emulate)
         try:
             receipts.append(carry_out(compiler, order))
         except NoCandidate as error:
