@@ -18,23 +18,69 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `highwall bench`."""
     parser.add_argument("action", choices=("run",), help="run: measure one artifact")
     parser.add_argument("file", type=Path, metavar="FILE", help="an artifact, NAME.highwall")
-    parser.add_argument("--board", metavar="BOARD", help="what is measured (default: what the artifact was made for)")
+    parser.add_argument("--board", metavar="BOARD", help="what it is to run on (default: what it was made for)")
+    parser.add_argument("--any-board", action="store_true", help="measure on this machine or host whatever it is")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--emulate", action="store_true", help="count ARM instructions in the emulator; no time")
     where.add_argument("--ssh", metavar="[USER@]HOST", help="on a board, with your own ssh config and keys")
+    timed = parser.add_argument_group("measured runs")
+    timed.add_argument("--runs", type=int, metavar="N", help="timed inferences (default 200)")
+    timed.add_argument("--sustained", type=float, metavar="SECONDS", help="then run on until the board is hot")
+    timed.add_argument("--threads", type=int, metavar="N", help="default 1")
+    timed.add_argument("--wheels", type=Path, metavar="DIR", help="with --ssh: aarch64 wheels for a board without them")
+    timed.add_argument("--python", metavar="PATH", help="with --ssh: the board's interpreter (default python3)")
     parser.add_argument("--json", action="store_true")
 
 
 def bench(args: argparse.Namespace) -> int:
-    """Measure an artifact."""
+    """Measure an artifact; 1 where it was measured, but the machine was too busy, hot or throttled to quote it."""
     from targets.board import load_board
     from targets.runtime.artifact import read
 
+    _check_together(args)
     artifact = read(args.file)
     board = load_board(args.board or artifact.manifest.board)
-    if args.emulate:
-        return _emulated(args, artifact, board)
-    raise HighwallError("only --emulate")
+    return _emulated(args, artifact, board) if args.emulate else _measured(args, board)
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """Refuse options that say nothing where they stand."""
+    given = [name for name in ("runs", "sustained", "threads", "wheels", "python") if getattr(args, name) is not None]
+    given += ["any-board"] if args.any_board else []
+    if args.emulate and given:
+        raise HighwallError(f"--{given[0]} is of measured runs; --emulate counts one inference on one thread")
+    for name in ("wheels", "python"):
+        if name in given and args.ssh is None:
+            raise HighwallError(f"--{name} says nothing without --ssh HOST")
+
+
+def _measured(args: argparse.Namespace, board: "Board") -> int:
+    from targets.remote import bench_over_ssh
+    from targets.runtime.bench import RUNS, lines, measure
+
+    runs = RUNS if args.runs is None else args.runs
+    sustained, threads = args.sustained or 0.0, 1 if args.threads is None else args.threads
+    if args.ssh is None:
+        anything = args.any_board or board.name == "host"
+        tree, part = ("", "") if anything else (board.device_tree, board.cpu_part)
+        found = measure(
+            args.file, runs=runs, sustained_s=sustained, threads=threads, device_tree=tree, cpu_part=part, say=_step
+        )
+    else:
+        found = bench_over_ssh(
+            args.ssh,
+            args.file,
+            board=board,
+            sustained_s=sustained,
+            runs=runs,
+            threads=threads,
+            any_board=args.any_board,
+            wheelhouse=args.wheels,
+            python=args.python or "python3",
+            say=_step,
+        )
+    print(json.dumps(found.as_dict(), indent=2) if args.json else "\n".join(lines(found)))
+    return int(bool(found.reasons))
 
 
 def _emulated(args: argparse.Namespace, artifact: "Artifact", board: "Board") -> int:
