@@ -97,8 +97,10 @@ def _run(
     guest: Guest, runtime: str, path: Path, spec: InputSpec, *, inferences: int, out: Path | None
 ) -> CompletedProcess[str]:
     plugin = None if out is None else f"{guest.layout.counter},out={str(out).replace(',', ',,')}"
-    order = ["-m", "targets.emulator.inside", runtime, str(path), str(inferences), spec.dtype]
-    return guest.run([*order, *(str(n) for n in (*spec.shape, spec.sensors))], plugin=plugin, timeout=3600.0)
+    order = ["-m", "targets.emulator.inside", runtime, str(inferences), spec.dtype]
+    order += [str(number) for number in (*spec.shape, spec.sensors)]
+    with path.open("rb") as model:  # as its input: a path of another name each time would be hashed otherwise
+        return guest.run(order, plugin=plugin, timeout=3600.0, stdin=model)
 
 
 def _identity(guest: Guest, runtime: str, model: bytes, spec: InputSpec) -> str:

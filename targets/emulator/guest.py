@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import targets
 from targets.board import Board
@@ -42,6 +42,7 @@ class Guest:
         path: Sequence[Path] = (),
         environment: Mapping[str, str] | None = None,
         plugin: str | None = None,
+        stdin: IO[bytes] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run the board's Python with `arguments`; `path` comes before the wheels on its PYTHONPATH.
 
@@ -49,7 +50,7 @@ class Guest:
         address randomization, so that it repeats to the last instruction. A guest that dies of a signal gives a
         negative returncode. Raises HighwallError where it takes longer than `timeout` seconds.
         """
-        command = [QEMU, "-seed", "1", "-L", str(self.root)]
+        command = [shutil.which(QEMU) or QEMU, "-seed", "1", "-L", str(self.root)]
         if plugin is not None:
             # One processor, because ONNX Runtime asks which one it is on, and its count depends on the answer. Time
             # stands still, because it also sums up its runs every few seconds, inside whichever run it then is.
@@ -76,7 +77,7 @@ class Guest:
             return subprocess.run(
                 command,
                 env=variables,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin or subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 errors="replace",

@@ -1,12 +1,11 @@
 """What runs on an emulated board to be counted: inferences between the markers that the counter looks for.
 
-python -m targets.emulator.inside RUNTIME MODEL RUNS DTYPE HEIGHT WIDTH BANDS SENSORS
+python -m targets.emulator.inside RUNTIME RUNS DTYPE HEIGHT WIDTH BANDS SENSORS <MODEL
 """
 
 import gc
 import os
 import sys
-from pathlib import Path
 
 from targets.runtime import golden
 from targets.runtime.engine import open_session
@@ -23,10 +22,10 @@ def mark(which: int) -> None:
         return
 
 
-def main(runtime: str, model: Path, runs: int, spec: InputSpec) -> None:
+def main(runtime: str, model: bytes, runs: int, spec: InputSpec) -> None:
     """Run `runs` inferences of one seeded image, each between a pair of markers."""
     image, sensors = golden.seeded_image(1, spec), golden.sensor_features(0, spec)
-    session = open_session(runtime, model.read_bytes())
+    session = open_session(runtime, model)
     gc.collect()
     gc.disable()  # or a collection would fall into one inference and not into another
     for _ in range(runs):
@@ -36,6 +35,7 @@ def main(runtime: str, model: Path, runs: int, spec: InputSpec) -> None:
 
 
 if __name__ == "__main__":
-    _, name, path, count, dtype, *numbers = sys.argv
+    _, name, count, dtype, *numbers = sys.argv
     height, width, bands, features = map(int, numbers)
-    main(name, Path(path), int(count), InputSpec(height, width, bands, dtype, sensors=features))  # type: ignore[arg-type]
+    spec = InputSpec(height, width, bands, dtype, sensors=features)  # type: ignore[arg-type]
+    main(name, sys.stdin.buffer.read(), int(count), spec)
