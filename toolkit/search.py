@@ -13,9 +13,9 @@ from toolkit.compiler import Candidate, Compiler
 from toolkit.contract import DROPS, Contract, Miss
 from toolkit.quantize.recipes import Recipe
 
-# What an int8 multiply-accumulate costs in float ones, with and without a dot product: the ratio of ONNX
-# Runtime's ARM instructions for one small network, 2.60 M to 4.43 M on a Cortex-A76, 3.97 M to 4.43 M on an A72.
-INT8_MAC: Final = {True: 0.59, False: 0.90}
+# ARM instructions of one multiply-accumulate by engine: float, int8 without a dot product, int8 with one. As counted
+# for `mine` on a Cortex-A72 and a Cortex-A76 (benchmarks/results/arm); what a search goes by that counts nothing.
+INSTRUCTIONS_PER_MAC: Final = {"onnx": (1.02, 1.09, 0.85), "tflite": (0.60, 0.62, 0.40)}
 
 COUNTED: Final = "max_instructions"  # a key whose fact takes the emulator some seconds a candidate
 MEASURED: Final = ("max_peak_mib", "max_p95_ms")  # keys whose facts differ from run to run
@@ -23,7 +23,7 @@ MEASURED: Final = ("max_peak_mib", "max_p95_ms")  # keys whose facts differ from
 
 @dataclass(frozen=True)
 class Tried:
-    """A recipe and how it fared. `work`: MACs, int8 ones counted at what they cost on the board.
+    """A recipe and how it fared. `work`: instructions as MACs let expect them of its engine on the board.
 
     instructions: of one inference, where the search counted them and nothing else ruled the recipe out;
     facts: what the contract was held against, the same every time; measured: memory and times, which are not;
@@ -217,12 +217,13 @@ def check_possible(
 
 
 def _work(compiler: Compiler, board: Board, recipe: Recipe, float_layers: Sequence[str]) -> int:
+    real, plain, dot = INSTRUCTIONS_PER_MAC[recipe.runtime]
     macs = compiler.cost.macs
     if recipe.precision not in ("int8", "mixed"):
-        return macs
+        return round(macs * real)
     whole = sum(
         layer.macs
         for layer in compiler.cost.layers
         if any(kept == layer.name or kept.startswith(f"{layer.name}.") for kept in float_layers)
     )
-    return round(whole + (macs - whole) * INT8_MAC[board.features.dot_product])
+    return round(whole * real + (macs - whole) * (dot if board.features.dot_product else plain))

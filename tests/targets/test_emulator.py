@@ -255,3 +255,49 @@ def test_importing_an_engine_reports_to_nobody_and_writes_nothing(tmp_path, root
         )
         assert done.returncode == 0, done.stderr
         assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--emulate", "--runs", "30"], "--runs is of measured runs"),
+        (["--emulate", "--any-board"], "--any-board is of measured runs"),
+        (["--wheels", "."], "--wheels says nothing without --ssh"),
+        (["--board", "rpi4"], "did you mean rpi4b"),
+        (["--board", "host", "--emulate"], "this very machine"),
+    ],
+)
+def test_options_of_bench_run_that_say_nothing_together_are_refused(classifier, tmp_path, capsys, options, told):
+    path = classifier.write(tmp_path / "it.highwall")
+    assert highwall.main(["bench", "run", str(path), *options]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_bench_run_refuses_to_time_this_machine_as_the_board(classifier, tmp_path, capsys):
+    path = classifier.write(tmp_path / "it.highwall")
+    assert highwall.main(["bench", "run", str(path)]) == 1
+    assert "--any-board" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["check"], "name a board"),
+        (["check", "rpi4b"], "name a board and what to check"),
+        (["check", "rpi4b", "none.whl", "--static"], "does not exist"),
+        (["--static"], "boards check BOARD"),
+    ],
+)
+def test_a_check_without_its_parts_is_refused(capsys, arguments, told):
+    assert highwall.main(["boards", *arguments]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_library_of_another_machine_fails_the_check(capsys):
+    native = next(Path(sys.prefix).rglob("*x86_64-linux-gnu.so"), None)
+    if native is None:
+        pytest.skip("no x86-64 library here to refuse")
+    assert highwall.main(["boards", "check", "rpi4b", str(native), "--static", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert not found["ok"]
+    assert "x86" in found["findings"][0]["reasons"][0]

@@ -88,9 +88,10 @@ def test_the_order_depends_on_the_board_and_on_no_stopwatch(compiler: Compiler) 
         tried = search.search(compiler, load_board(name), ONNX, None)
         works[name] = {one.recipe.name: one.work for one in tried}
         assert [one.order for one in tried] == sorted(one.order for one in tried)
-    assert works["rpi5"]["onnx-int8-mse"] < works["rpi4b"]["onnx-int8-mse"] < works["rpi4b"]["onnx-fp32"]
     assert works["rpi5"]["onnx-fp32"] == works["rpi4b"]["onnx-fp32"] == works["rpi4b"]["onnx-int8w"]
-    assert works["rpi4b"]["onnx-int8-mse"] < works["rpi4b"]["onnx-mixed-mse"] < works["rpi4b"]["onnx-fp32"]
+    five, four = works["rpi5"], works["rpi4b"]
+    assert five["onnx-int8-mse"] < five["onnx-mixed-mse"] < five["onnx-fp32"]  # it has a dot product
+    assert four["onnx-int8-mse"] > four["onnx-mixed-mse"] > four["onnx-fp32"]  # it has none
 
 
 @pytest.mark.arm
