@@ -1,6 +1,7 @@
 """Both engines at float and int8 on emulated boards: parity with this machine, and exact instructions.
 
     python -m benchmarks.arm --model mine --data DIR [--board rpi4b]      (needs `highwall emulator setup`)
+    python -m benchmarks.arm --set-up --artifact FILE      seconds of a set-up from nothing, and of verify after it
     python -m benchmarks.arm --table
 
 Writes one JSON a preset and board under --results; what is there for the same model is not run again.
@@ -9,8 +10,10 @@ Writes one JSON a preset and board under --results; what is there for the same m
 import argparse
 import hashlib
 import json
+import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from typing import Any
 from targets.board import Board, boards, load_board
 from targets.emulator import counts
 from targets.emulator.layout import pins
+from targets.emulator.setup import set_up
 from targets.emulator.verify import verify
 from targets.runtime import artifact, golden
 from targets.runtime.engine import open_session
@@ -95,9 +99,36 @@ def _parity(compiler: Compiler, candidate: Candidate, board: Board) -> dict[str,
     return {"vectors": found["n"], "max_difference": found["max_difference"]}
 
 
+def time_set_up(file: Path) -> dict[str, Any]:
+    """Seconds to set the emulator up in an empty cache, and to verify `file` there twice; nothing of it is kept."""
+    board = load_board("rpi4b")
+    before = os.environ.get("XDG_CACHE_HOME")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        try:
+            seconds = [_seconds(lambda: set_up([board], _step))]
+            seconds += [_seconds(lambda: verify(board, file)) for _ in range(2)]
+        finally:
+            os.environ.pop("XDG_CACHE_HOME")
+            if before is not None:
+                os.environ["XDG_CACHE_HOME"] = before
+    return {
+        "command": "python -m benchmarks.arm --set-up --artifact mine.highwall",
+        "processors": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        **dict(zip(("set_up_s", "first_verify_s", "verify_s"), seconds, strict=True)),
+    }
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return round(time.perf_counter() - started, 1)
+
+
 def tables(results: Path) -> str:
     """Markdown: parity, then instructions, then what int8 saves, of every preset and board there is."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*-*.json"))}
     named = {stem: (stem.rpartition("-")[0], result) for stem, result in found.items()}
     lines = ["| preset | board | core | " + " | ".join(WANTED) + " |", "| --- " * (3 + len(WANTED)) + "|"]
     for preset, result in named.values():
@@ -130,10 +161,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--board", action="append", help="default: rpi3bplus, rpi4b, rpi5, one of each core")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--set-up", action="store_true", help="time a set-up from nothing")
+    parser.add_argument("--artifact", type=Path, help="with --set-up: what to verify after it")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     args = parser.parse_args()
     if args.table:
         print(tables(args.results))
+        return
+    if args.set_up:
+        if args.artifact is None:
+            parser.error("--set-up needs --artifact FILE")
+        write_text(args.results / "setup.json", json.dumps(time_set_up(args.artifact), indent=1) + "\n")
         return
     if args.model is None or args.data is None:
         parser.error("give --model and --data, or --table")

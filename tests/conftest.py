@@ -27,6 +27,13 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker a file, so that what a file prepares is prepared once; and one for all that hold `build_lock`."""
+    for item in items:
+        held = "build_lock" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("build" if held else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The top folder of the checkout under test."""

@@ -59,6 +59,8 @@ class Layout:
             raise HighwallError(
                 f"{board.name} has Python {board.python}; the emulator knows {', '.join(SUITES)}, by Debian release"
             )
+        if board.qemu_cpu in ("max", "host"):
+            raise HighwallError(f"{board.name}: qemu_cpu is {board.qemu_cpu}, which is no core; see `{QEMU} -cpu help`")
         return Layout(board, cache_home())
 
     @property

@@ -43,6 +43,11 @@ def test_a_board_of_an_unknown_python_is_refused():
         Layout.of(replace(load_board("rpi4b"), python="3.9"))
 
 
+def test_a_cpu_model_that_is_no_core_is_refused():
+    with pytest.raises(HighwallError, match="is no core"):
+        Layout.of(replace(load_board("rpi4b"), qemu_cpu="max"))
+
+
 def test_missing_debian_packages_are_named_with_the_line_that_installs_them(monkeypatch):
     monkeypatch.setattr(
         setup.shutil, "which", lambda name: None if name in ("qemu-aarch64", "cc") else f"/usr/bin/{name}"
@@ -128,16 +133,17 @@ def test_a_program_sees_the_board_and_not_this_machine(arm, name):
         "import json, os, platform, sys; "
         "print(json.dumps([platform.machine(), platform.python_version_tuple()[:2], "
         "open('/proc/device-tree/model').read(), open('/proc/cpuinfo').read(), os.cpu_count(), sys.path, "
-        "'PYTHONDONTWRITEBYTECODE' in os.environ]))"
+        "'PYTHONDONTWRITEBYTECODE' in os.environ, os.environ['QEMU_CPU']]))"
     )
     done = guest.run(["-c", script], environment={})
     assert done.returncode == 0, done.stderr
-    machine, python, model, cpuinfo, cores, path, no_bytecode = json.loads(done.stdout)
+    machine, python, model, cpuinfo, cores, path, no_bytecode, cpu = json.loads(done.stdout)
     assert (machine, ".".join(python), model) == ("aarch64", guest.board.python, f"{guest.board.device_tree}\0")
     assert cpuinfo == setup.board_files(guest.board)["proc/cpuinfo"]
     assert cores == guest.board.cores
     assert not [place for place in path if "site-packages" in place and sys.prefix in place]
     assert not no_bytecode
+    assert cpu == guest.board.qemu_cpu
 
 
 @pytest.mark.arm
