@@ -55,8 +55,9 @@ def _check_together(args: argparse.Namespace) -> None:
 
 
 def _measured(args: argparse.Namespace, board: "Board") -> int:
-    from targets.remote import bench_over_ssh
-    from targets.runtime.bench import RUNS, lines, measure
+    from targets.remote.bench import bench_over_ssh
+    from targets.runtime.bench import RUNS, measure
+    from targets.runtime.measurement import lines
 
     runs = RUNS if args.runs is None else args.runs
     sustained, threads = args.sustained or 0.0, 1 if args.threads is None else args.threads

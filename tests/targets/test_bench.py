@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from sshd import PI4, StandIn
 
-from targets.runtime import artifact, bench
-from targets.runtime.bench import Bench, State, lines, throttling
+from targets.runtime import artifact, bench, machine, timing
 from targets.runtime.errors import HighwallError
+from targets.runtime.machine import State, throttling
+from targets.runtime.measurement import Bench, lines
 
 FEW = bench.FEWEST_RUNS
 
@@ -61,7 +62,7 @@ def test_figures_hang_together(board, file):
     assert timed.p50_interval_ms[0] <= timed.p50_ms <= timed.p50_interval_ms[1]
     assert timed.p95_interval_ms[0] <= timed.p95_interval_ms[1]
     assert 0 < timed.cpu_use < 2
-    assert found.warm_up.runs >= bench.BLOCK * (bench.PATIENCE + 1)
+    assert found.warm_up.runs >= timing.BLOCK * (timing.PATIENCE + 1)
     assert found.warm_up.settled
     assert min(found.cold.engine_ms, found.cold.load_ms, found.cold.first_ms) >= 0
     assert found.peak_mib is None or found.peak_mib >= 0
@@ -150,10 +151,10 @@ def test_a_busy_machine_gives_no_headline(file):
 def test_our_own_work_does_not_count_as_the_work_of_others(monkeypatch):
     ticks = os.sysconf("SC_CLK_TCK")
     clock, busy, own = iter([0.0, 10.0]), iter([0, 12 * ticks]), iter([3.0, 11.0])
-    monkeypatch.setattr(bench.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(bench, "_busy_ticks", lambda: next(busy))
-    monkeypatch.setattr(bench, "_own_seconds", lambda: next(own))
-    assert bench._Busy().others() == pytest.approx(0.4)  # (12 - 8) s of 10
+    monkeypatch.setattr(machine.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(machine, "_busy_ticks", lambda: next(busy))
+    monkeypatch.setattr(machine, "_own_seconds", lambda: next(own))
+    assert machine.Busy().others() == pytest.approx(0.4)  # (12 - 8) s of 10
 
 
 def test_a_governor_that_wanders_is_a_note_only(board, file):
@@ -180,7 +181,7 @@ def test_throttling_in_words():
     assert throttling("throttled=0x0\n") == ((), ())
     assert throttling("throttled=0x50005") == (("under-voltage", "throttled"),) * 2
     assert throttling("throttled=0xa0000") == ((), ("clock capped", "soft temperature limit"))
-    assert throttling("throttled=0xf") == (bench.THROTTLING, ())
+    assert throttling("throttled=0xf") == (machine.THROTTLING, ())
 
 
 def test_a_machine_that_says_nothing_of_itself_is_measured_all_the_same(file, tmp_path, monkeypatch):
@@ -280,6 +281,8 @@ def test_a_runner_that_dies_is_told_from_one_that_refuses():
         bench.result(1, "", "ModuleNotFoundError: no numpy", "pi")
     with pytest.raises(HighwallError, match="not JSON"):
         bench.result(0, "Welcome", "", "pi")
+    with pytest.raises(HighwallError, match="not JSON"):
+        bench.result(0, "[" * 100_000, "", "pi")
 
 
 # --- what was measured, as data ---------------------------------------------------------------------------
@@ -305,6 +308,7 @@ def test_a_result_that_is_not_a_runners_is_refused_by_name(measured):
         r"bench.notes\[0\]": {**good, "notes": [3]},
         "bench.threads": {**good, "threads": True},
         "bench.cold": {**good, "cold": {}},
+        "bench.peak_mib": {**good, "peak_mib": 10**400},  # JSON has no largest number
     }
     for where, raw in wrong.items():
         with pytest.raises(HighwallError, match=rf"^{where} is "):
@@ -322,31 +326,31 @@ def test_a_hostile_board_cannot_steer_the_terminal(measured):
 
 def test_intervals_repeat_and_hold_the_middle_of_what_was_measured():
     seconds = np.random.RandomState(4).gamma(9.0, 1e-3, 211)
-    first, again = bench.intervals(seconds), bench.intervals(seconds)
+    first, again = timing.intervals(seconds), timing.intervals(seconds)
     np.testing.assert_array_equal(first, again)
     for (low, high), value in zip(first, np.percentile(seconds, (50, 95)), strict=True):
         assert low < value < high
-    np.testing.assert_array_equal(bench.intervals(np.full(20, 0.5)), np.full((2, 2), 0.5))
+    np.testing.assert_array_equal(timing.intervals(np.full(20, 0.5)), np.full((2, 2), 0.5))
 
 
 def test_intervals_are_wider_where_slow_runs_come_together():
     random = np.random.RandomState(0)
     together = np.repeat(random.gamma(9.0, 1.0, 30), 10)
-    wide, narrow = (np.diff(bench.intervals(seconds)[0])[0] for seconds in (together, random.permutation(together)))
+    wide, narrow = (np.diff(timing.intervals(seconds)[0])[0] for seconds in (together, random.permutation(together)))
     assert wide > narrow
 
 
 def test_warm_up_ends_when_medians_fall_no_more():
     falling = [10.0 * 0.9**step for step in range(20)]
-    assert not any(bench.settled(falling[:length]) for length in range(1, 20))
-    assert not bench.settled([10.0] * bench.PATIENCE)  # nothing before them to compare with
-    assert bench.settled([10.0, 8.0, 8.0, 7.9, 8.1])
-    assert bench.settled([8.0, 12.0, 9.0, 8.5])  # a machine that became slower is warm too
+    assert not any(timing.settled(falling[:length]) for length in range(1, 20))
+    assert not timing.settled([10.0] * timing.PATIENCE)  # nothing before them to compare with
+    assert timing.settled([10.0, 8.0, 8.0, 7.9, 8.1])
+    assert timing.settled([8.0, 12.0, 9.0, 8.5])  # a machine that became slower is warm too
 
 
 def test_a_warm_up_that_never_settles_ends_at_its_bound_and_says_so(board, file, monkeypatch):
-    monkeypatch.setattr(bench, "MOST_S", 0.05)
-    monkeypatch.setattr(bench, "settled", lambda medians: False)
+    monkeypatch.setattr(timing, "MOST_S", 0.05)
+    monkeypatch.setattr(timing, "settled", lambda medians: False)
     found = run(file)
     assert not found.warm_up.settled
     assert any("still falling" in note for note in found.notes)

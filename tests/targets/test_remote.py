@@ -19,11 +19,13 @@ import pytest
 import sshd as helper
 from sshd import PI4, Sshd, StandIn
 
-from targets import remote
 from targets.board import load_board
-from targets.remote import Found, bench_over_ssh, refusal
+from targets.remote import link, ssh
+from targets.remote.bench import bench_over_ssh
+from targets.remote.probe import Found, parse, refusal
 from targets.runtime import artifact, bench
 from targets.runtime.errors import HighwallError
+from targets.runtime.measurement import lines
 from targets.runtime.signing import SigningKey
 
 FEW = bench.FEWEST_RUNS
@@ -98,14 +100,14 @@ def test_an_artifact_is_measured_on_the_board(pi, file):
     assert said[0] == "connecting to pi"
     assert any(line.startswith("copying 0.") for line in said)
     assert any("golden vectors agree" in line for line in said)
-    assert bench.lines(found)[0] == f"tiny version 3, onnx, 1 thread, on {PI4}"
+    assert lines(found)[0] == f"tiny version 3, onnx, 1 thread, on {PI4}"
 
 
 def test_a_throttled_board_gives_no_headline(pi, file):
     pi.board.answers("get_throttled", "throttled=0x0", "throttled=0x50005")
     found = measure(file)
     assert found.as_dict()["headline"] is None
-    assert "no headline: the board was throttled meanwhile: under-voltage" in bench.lines(found)
+    assert "no headline: the board was throttled meanwhile: under-voltage" in lines(found)
 
 
 def test_what_the_users_own_config_does_otherwise_neither_harms_nor_hangs(pi, file):
@@ -131,6 +133,17 @@ def test_any_machine_is_measured_where_that_is_wanted(pi, file):
     (pi.board.bin / "uname").unlink()
     (pi.board.root / "proc/device-tree/model").unlink()
     assert measure(file, any_board=True).machine.device_tree == ""
+
+
+def test_modules_that_lie_about_in_the_users_home_there_are_not_taken_for_pythons_own(pi, file, tmp_path):
+    home = tmp_path / "home"
+    (home / "onnxruntime").mkdir(parents=True)
+    for name in ("importlib", "json", "struct", "tarfile", "numpy"):
+        (home / f"{name}.py").write_text("raise SystemExit('not me')\n")
+    pi.session.append(f"cd {shlex.quote(str(home))}")
+    pi.stop()
+    pi.start()
+    assert measure(file).timed.runs == FEW
 
 
 # --- no way in --------------------------------------------------------------------------------------------
@@ -162,7 +175,7 @@ def test_a_key_that_is_not_taken_is_named_with_the_command_that_puts_it_there(pi
 def test_a_board_without_sshd_is_told_from_one_that_does_not_answer(pi, file, monkeypatch):
     pi.stop()
     assert "nothing listens for ssh there" in refused(file)
-    monkeypatch.setitem(remote._OPTIONS, "ConnectTimeout", "1")
+    monkeypatch.setitem(ssh.OPTIONS, "ConnectTimeout", "1")
     with socket.create_server(("127.0.0.1", pi.port)):  # takes the call and says nothing
         assert "no answer; is it switched on" in refused(file)
 
@@ -195,7 +208,7 @@ def test_a_host_can_be_no_option_and_no_command(host, file):
 
 @pytest.mark.parametrize("host", ["pi", "pi@10.0.0.7", "pi@pit-3.mine.example", "fe80::1%eth0", "ssh://pi@[::1]:2222"])
 def test_every_usual_name_of_a_host_is_taken(host):
-    remote.check_host(host)
+    ssh.check_host(host)
 
 
 def test_a_machine_without_ssh_says_what_to_install(file, monkeypatch, tmp_path):
@@ -248,6 +261,13 @@ def test_a_32_bit_python_on_a_64_bit_kernel_is_refused():
     pi3 = Found("Linux", "aarch64", PI4, "0xd08", 10**6, "/tmp", "3.13", "32", "2.41", frozenset({"numpy"}))
     assert "32-bit Python" in refusal(pi3, PI, "onnx", None)
     assert refusal(replace(pi3, bits="64"), PI, "native", None) is None
+
+
+def test_a_board_that_answers_nonsense_is_one_that_says_nothing():
+    nonsense = {"free": "9" * 5000, "python": "3.x", "folder": "\x1b[2J"}
+    found = parse(nonsense)
+    assert (found.free_kib, found.python, found.folder) == (None, "", "?[2J")
+    assert "no system that has uname" in refusal(found, PI, "onnx", None)
 
 
 def test_an_artifact_made_for_the_workbench_has_no_board(pi, file):
@@ -307,8 +327,8 @@ def test_a_link_lost_on_the_way_is_told_and_the_board_cleans_up_by_itself(pi, fi
 
 
 def test_a_board_that_hears_nothing_more_cleans_up_though_the_link_seems_alive(pi, file, monkeypatch):
-    monkeypatch.setattr(remote, "SILENCE_S", 2)
-    monkeypatch.setattr(remote, "BEAT_S", 0.2)
+    monkeypatch.setattr(link, "SILENCE_S", 2)
+    monkeypatch.setattr(link, "BEAT_S", 0.2)
 
     def stall():
         (client,) = own_ssh()
@@ -329,7 +349,7 @@ def own_ssh() -> list[int]:
 
 
 def supervisor(family) -> int:
-    (number,) = [number for number, command in family.items() if "_supervise()" in command]
+    (number,) = [number for number, command in family.items() if "def supervise(" in command]
     return number
 
 
@@ -344,7 +364,7 @@ def wait_for(number):
 def test_ctrl_c_stops_the_board_and_sees_it_clean_up(pi, file):
     script = (
         "import sys\nfrom pathlib import Path\nfrom targets.board import load_board\n"
-        "from targets.remote import bench_over_ssh\n"
+        "from targets.remote.bench import bench_over_ssh\n"
         f"try:\n    bench_over_ssh('pi', Path(sys.argv[1]), board=load_board('rpi4b'), sustained_s={LONG},\n"
         "        say=lambda line: print(line, flush=True))\n"
         "except KeyboardInterrupt:\n    print('interrupted')\n"
@@ -375,6 +395,14 @@ def test_a_supervisor_that_is_stopped_or_killed_leaves_nothing(pi, file, how):
             os.kill(supervisor(stack.enter_context(pi.watched())), how)
 
         assert "was stopped before it was done" in refused(file, sustained_s=LONG, say=When("timing", stop))
+
+
+@pytest.mark.parametrize("answer", ['{"code": Infinity, "out": "", "last": ""}', "[]", "{", '{"code": 0}'])
+def test_a_garbled_result_is_one_line(pi, file, answer):
+    frames = rf"\nhighwall-bench: ready .\n\nhighwall-bench: result {answer}\n"
+    probe = f"[ $1 = -c ] && exec echo {VERSION}/64/2.41/numpy/onnxruntime"
+    pi.board.program("python3", f"{probe}; printf {shlex.quote(frames)}; exec cat >/dev/null")
+    assert "the board's answer is garbled" in refused(file)
 
 
 def test_an_artifact_that_answers_otherwise_there_is_not_timed(pi, tmp_path, classifier):
@@ -423,7 +451,7 @@ def wheelhouse(tmp_path_factory):
 
 
 def test_a_bare_board_is_lent_what_it_lacks_and_keeps_nothing(pi, classifier, tmp_path, bare, wheelhouse, monkeypatch):
-    monkeypatch.setitem(remote._OPTIONS, "Compression", "no")  # there is no cable to spare here
+    monkeypatch.setitem(ssh.OPTIONS, "Compression", "no")  # there is no cable to spare here
     # Signed, though the board has nothing to check a signature with: that was done here.
     path = tmp_path / "signed.highwall"
     artifact.write(path, *classifier.all, SigningKey("ann", bytes(range(32))))
