@@ -20,6 +20,16 @@ CRASHES: Final = {
     signal.SIGSEGV: "a segmentation fault",
     signal.SIGABRT: "abort()",
 }
+# What libfaketime holds still in a counted guest. Time, because ONNX Runtime sums up its runs every few seconds, inside
+# whichever run it then is (and libfaketime itself would look for another date every 10 s). Chance and the process's
+# number, because numpy's generator starts from chance, and where a long number has leading zeros memory differs.
+STILL: Final = (
+    f"LD_PRELOAD={FAKETIME}",
+    "FAKETIME=2026-01-01 00:00:00",
+    "FAKETIME_CACHE_DURATION=1000000000",
+    "FAKERANDOM_SEED=0x7E57",
+    "FAKETIME_FAKEPID=1000",
+)
 
 
 @dataclass(frozen=True)
@@ -46,19 +56,16 @@ class Guest:
     ) -> subprocess.CompletedProcess[str]:
         """Run the board's Python with `arguments`; `path` comes before the wheels on its PYTHONPATH.
 
-        `plugin`: what qemu takes after -plugin; the run is then pinned to one processor, at one moment, without
+        `plugin`: what qemu takes after -plugin; the run is then pinned to one processor, without time, chance and
         address randomization, so that it repeats to the last instruction. A guest that dies of a signal gives a
         negative returncode. Raises HighwallError where it takes longer than `timeout` seconds.
         """
         command = [shutil.which(QEMU) or QEMU, "-seed", "1", "-L", str(self.root)]
         if plugin is not None:
-            # One processor, because ONNX Runtime asks which one it is on, and its count depends on the answer. Time
-            # stands still, because it also sums up its runs every few seconds, inside whichever run it then is.
-            # The last of the three settings is for libfaketime itself, which would look for another date every 10 s.
-            settings = (f"LD_PRELOAD={FAKETIME}", "FAKETIME=2026-01-01 00:00:00", "FAKETIME_CACHE_DURATION=1000000000")
-            still = [part for setting in settings for part in ("-E", setting)]
-            processor = str(min(os.sched_getaffinity(0)))
-            command = ["taskset", "-c", processor, "setarch", "-R", *command, *still, "-plugin", plugin]
+            # One processor, because ONNX Runtime asks which one it is on, and its count depends on the answer.
+            command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), "setarch", "-R", *command]
+            command += [part for setting in STILL for part in ("-E", setting)]
+            command += ["-plugin", plugin]
         command += [str(self.layout.python), "-P", *arguments]
         places = [*map(str, path), str(self.layout.site), str(self._code())]
         variables = {
