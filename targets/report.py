@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from targets.runtime.admit import Findings
+from targets.runtime.errors import plain
 from targets.runtime.predict import Prediction
 from targets.runtime.signing import PublicKey
 
@@ -121,8 +122,7 @@ def receipt_lines(receipt: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _plain(value: object) -> str:
     """A value on one line: numbers to four digits, and no control character of a stranger's file."""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+    return plain(f"{value:.4g}" if isinstance(value, float) else str(value), most=200)
 
 
 def _table(value: object) -> dict[str, Any]:

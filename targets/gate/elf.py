@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.runtime.errors import HighwallError
+from targets.runtime.errors import HighwallError, plain
 
 MAGIC: Final = b"\x7fELF"
 AARCH64: Final = 183
@@ -219,4 +219,4 @@ def _text(names: bytes, at: int) -> str:
     if at >= len(names):
         raise HighwallError("is damaged: a name lies outside of its names")
     raw = names[at : names.find(b"\0", at, at + 256) if b"\0" in names[at : at + 256] else at + 256]
-    return "".join(letter if letter.isprintable() else "?" for letter in raw.decode("utf-8", "replace"))
+    return plain(raw.decode("utf-8", "replace"))

@@ -12,7 +12,7 @@ from typing import Any, Final
 from targets.emulator.guest import CRASHES, Guest
 from targets.gate.a64 import name_of
 from targets.gate.elf import read_elf
-from targets.runtime.errors import HighwallError
+from targets.runtime.errors import HighwallError, plain
 
 SECONDS: Final = 120.0  # for one library; the slowest seen, an engine's first import, takes a few
 # Scratch folders get no place in the guest's store of compiled Python: it is kept by path, and theirs never return.
@@ -129,7 +129,7 @@ def _fault(
 
 def _line(text: str) -> str:
     """On one short line, without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split())[:300])
+    return plain(" ".join(text.split()), most=300)
 
 
 def _place(file: str, offset: int) -> str:

@@ -23,8 +23,7 @@ from targets.remote.ssh import check_host
 from targets.remote.supervisor import ARTIFACT
 from targets.runtime import bench, container, signing
 from targets.runtime.artifact import read
-from targets.runtime.errors import HighwallError
-from targets.runtime.machine import plain
+from targets.runtime.errors import HighwallError, plain
 from targets.runtime.measurement import Bench
 from targets.runtime.timing import Say
 

@@ -15,8 +15,7 @@ from targets.remote import probe, ssh, supervisor
 from targets.remote.probe import Found
 from targets.remote.supervisor import MARK
 from targets.runtime.bench import FAULT
-from targets.runtime.errors import HighwallError
-from targets.runtime.machine import plain
+from targets.runtime.errors import HighwallError, plain
 from targets.runtime.timing import Say
 
 BEAT_S, SILENCE_S = 5, 60

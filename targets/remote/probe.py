@@ -9,7 +9,8 @@ from typing import Final
 from targets.board import Board
 from targets.gate import wheel
 from targets.remote.supervisor import MARK
-from targets.runtime.machine import other_machine, plain
+from targets.runtime.errors import plain
+from targets.runtime.machine import other_machine
 
 LEAST_PYTHON: Final = (3, 11)
 # Runtime -> what its engine imports there (both need numpy and no more): any of these modules -> distribution.

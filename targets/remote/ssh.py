@@ -10,8 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from targets.runtime.errors import HighwallError
-from targets.runtime.machine import plain
+from targets.runtime.errors import HighwallError, plain
 
 CONFIG: Final = "HIGHWALL_SSH_CONFIG"
 _HOST: Final = re.compile(r"(ssh://)?(\w[\w.+-]*@)?[\w\[:][\w.:%\[\]-]*", re.ASCII)

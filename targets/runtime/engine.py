@@ -33,11 +33,15 @@ def preload(runtime: str) -> None:
     _module(runtime).load()
 
 
+def engine_names() -> list[str]:
+    """The engines this Highwall knows, installed or not."""
+    return sorted(_engines())
+
+
 def _module(runtime: str) -> ModuleType:
     module = _engines().get(runtime)
     if module is None:
-        known = ", ".join(sorted(_engines()))
-        raise HighwallError(f"unknown runtime {runtime!r}; this Highwall has: {known}")
+        raise HighwallError(f"unknown runtime {runtime!r}; this Highwall has: {', '.join(engine_names())}")
     return module
 
 

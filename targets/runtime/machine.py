@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from targets.runtime.errors import plain
+
 STANDS_IN: Final = "HIGHWALL_SYSROOT"
 # get_throttled: the bit says now, 16 bits higher it says that it happened since boot (Raspberry Pi documentation).
 THROTTLING: Final = ("under-voltage", "clock capped", "throttled", "soft temperature limit")
@@ -138,11 +140,6 @@ def conditions(state: State) -> str:
     words += [] if state.temperature_c is None else [f"{state.temperature_c:.1f} C"]
     words += [] if state.load is None else [f"load {state.load:g}"]
     return ", ".join([*words, *(state.throttled_now or ())])
-
-
-def plain(text: str) -> str:
-    """One line without control characters: what another machine says may not steer this terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:500])
 
 
 def _clock() -> int | None:

@@ -6,8 +6,8 @@ import typing
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
-from targets.runtime.errors import HighwallError
-from targets.runtime.machine import Machine, State, conditions, plain
+from targets.runtime.errors import HighwallError, plain
+from targets.runtime.machine import Machine, State, conditions
 from targets.runtime.timing import Cold, Sustained, Timed, WarmUp
 
 
