@@ -23,7 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "build": ("toolkit.export", "compile a checkpoint into a verified artifact for a board"),
     "rebuild": ("toolkit.export", "build an artifact again and compare every byte"),
     "boards": ("targets", "list the boards; check that wheels and libraries run on one"),
-    "emulator": ("targets", "set up emulated boards, which verify and count as the real ones do"),
+    "emulator": ("targets.emulator", "set up emulated boards, which verify and count as the real ones do"),
     "bench": ("benchmarks", "measure an artifact here, on a board over ssh, or in the emulator"),
     "inspect": ("targets", "show what an artifact holds"),
     "verify": ("targets", "check an artifact's signature, version and golden vectors as a gateway does"),
