@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from targets.board import Board
 from toolkit.checkpoint import Model
 from toolkit.export.onnx import OPSET, TORCH_DTYPES, Deployed
+from toolkit.instructions import PER_MAC, nearest_core
 from toolkit.islands import Island, islands, to_onnx
 from toolkit.trace import Step, Trace, culprit, noise, quiet, trace
 
@@ -25,8 +26,6 @@ ESTIMATED: Final = "(estimated on seeded noise; calibration images may differ)"
 LAYERS: Final = ("convolution", "addmm", "mm", "bmm", "baddbmm", "linear")
 JOINS: Final = ("cat", "stack")
 POOLS: Final = ("mean", "amax", "sum", "max", "var", "_adaptive_avg_pool2d", "adaptive_max_pool2d")
-# Instructions of int8 against float, LiteRT's and ONNX Runtime's, counted for `mine` (benchmarks/results/arm).
-AGAINST_FLOAT: Final = {"Cortex-A53": (0.79, 1.06), "Cortex-A72": (1.03, 1.06), "Cortex-A76": (0.68, 0.86)}
 
 
 @dataclass(frozen=True)
@@ -268,14 +267,19 @@ def _board(seen: Trace, board: Board | None) -> Iterator[Finding]:
     layers = sum(step.op in LAYERS for step in seen.steps)
     if board is None or board.features.dot_product or not layers:
         return
-    core = board.cpu if board.cpu in AGAINST_FLOAT else "Cortex-A72"  # one without dot products too
-    (lite, ort), (lite_dot, ort_dot) = AGAINST_FLOAT[core], AGAINST_FLOAT["Cortex-A76"]
+    core = nearest_core(board)
     what = (
-        f"{board.name} ({board.cpu}) has no int8 dot product for these {layers} layers: on a {core} int8 takes {lite} "
-        f"(LiteRT) or {ort} (ONNX Runtime) of float's instructions, on a Cortex-A76, which has, {lite_dot} or {ort_dot}"
+        f"{board.name} ({board.cpu}) has no int8 dot product for these {layers} layers: on a {core} int8 takes "
+        f"{_against_float(core)} of float's instructions, on a Cortex-A76, which has, {_against_float('Cortex-A76')}"
     )
     mend = "build fp32 beside int8 and compare; int8 still makes the file and its memory traffic smaller"
     yield Finding("no-dot-product", (), "slow", what, mend)
+
+
+def _against_float(core: str) -> str:
+    """Such as `1.03 (LiteRT) or 1.07 (ONNX Runtime)`."""
+    lite, ort = (small / real for real, small in (PER_MAC[core]["tflite"], PER_MAC[core]["onnx"]))
+    return f"{lite:.2f} (LiteRT) or {ort:.2f} (ONNX Runtime)"
 
 
 def _ranked(cases: list[tuple[float, str, str]]) -> tuple[tuple[str, ...], tuple[float, str, str]]:

@@ -11,11 +11,8 @@ from targets.runtime import footprint
 from targets.runtime.errors import HighwallError
 from toolkit.compiler import Candidate, Compiler
 from toolkit.contract import DROPS, Contract, Miss
+from toolkit.instructions import per_mac
 from toolkit.quantize.recipes import Recipe
-
-# ARM instructions of one multiply-accumulate by engine: float, int8 without a dot product, int8 with one. As counted
-# for `mine` on a Cortex-A72 and a Cortex-A76 (benchmarks/results/arm); what a search goes by that counts nothing.
-INSTRUCTIONS_PER_MAC: Final = {"onnx": (1.02, 1.09, 0.88), "tflite": (0.60, 0.62, 0.40)}
 
 COUNTED: Final = "max_instructions"  # a key whose fact takes the emulator some seconds a candidate
 MEASURED: Final = ("max_peak_mib", "max_p95_ms")  # keys whose facts differ from run to run
@@ -217,7 +214,7 @@ def check_possible(
 
 
 def _work(compiler: Compiler, board: Board, recipe: Recipe, float_layers: Sequence[str]) -> int:
-    real, plain, dot = INSTRUCTIONS_PER_MAC[recipe.runtime]
+    real, small = per_mac(board, recipe.runtime)
     macs = compiler.cost.macs
     if recipe.precision not in ("int8", "mixed"):
         return round(macs * real)
@@ -226,4 +223,4 @@ def _work(compiler: Compiler, board: Board, recipe: Recipe, float_layers: Sequen
         for layer in compiler.cost.layers
         if any(kept == layer.name or kept.startswith(f"{layer.name}.") for kept in float_layers)
     )
-    return round(whole * real + (macs - whole) * (dot if board.features.dot_product else plain))
+    return round(whole * real + (macs - whole) * small)
