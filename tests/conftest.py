@@ -28,10 +28,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker a file, so that what a file prepares is prepared once; and one for all that hold `build_lock`."""
+    """One worker a file, so that what a file prepares is prepared once; and one for all that hold `build_lock`.
+
+    Those come first, and then the room whose networks train and compile: what is slow must not be left for the end.
+    """
     for item in items:
         held = "build_lock" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("build" if held else item.path.name))
+    items.sort(
+        key=lambda item: ("build_lock" not in getattr(item, "fixturenames", ()), item.path.parent.name != "toolkit")
+    )
 
 
 @pytest.fixture(scope="session")
