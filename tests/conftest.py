@@ -27,18 +27,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker a file, so that what a file prepares is prepared once; and one for all that hold `build_lock`.
-
-    Those come first, and then the room whose networks train and compile: what is slow must not be left for the end.
-    """
-    for item in items:
-        held = "build_lock" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("build" if held else item.path.name))
-    items.sort(
-        key=lambda item: ("build_lock" not in getattr(item, "fixturenames", ()), item.path.parent.name != "toolkit")
-    )
+    """The room whose networks train and compile comes first: files run side by side, and a slow one may not be last."""
+    items.sort(key=lambda item: item.path.parent.name != "toolkit")
 
 
 @pytest.fixture(scope="session")
@@ -89,9 +80,9 @@ def arm(ci_or_skip: Callable[[str], NoReturn]) -> Callable[[str], "Guest"]:
     return emulated
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def build_lock() -> Iterator[Path]:
-    """The folder build/, held by one test run at a time: two would reinstall under each other's feet."""
+    """The folder build/, held by one file of tests at a time: two would reinstall under each other's feet."""
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
     with (build / "tests.lock").open("w") as handle:
