@@ -187,7 +187,8 @@ def test_a_board_without_emulate_is_refused(classifier, tmp_path, capsys):
 @pytest.mark.arm
 def test_counts_repeat_to_the_last_digit(arm, segmenter):
     board = arm("rpi4b").board
-    once, twice = (counts.recount(board, "onnx", segmenter.model, segmenter.spec) for _ in range(2))
+    # The first is not compared: whatever Python has still to compile falls into it.
+    _, once, twice = (counts.recount(board, "onnx", segmenter.model, segmenter.spec) for _ in range(3))
     assert once == twice
     assert once.instructions > once.loads > once.stores > 0
 
