@@ -1,6 +1,6 @@
 """What a network costs: parameters, MACs, activation bytes, and equations 2 and 3 for every convolution.
 
-1 MAC is one multiply-accumulate of a convolution or linear layer; pooling, gates and adds count none.
+1 MAC is one multiply-accumulate of a convolution, linear or recurrent layer; pooling, gates and adds count none.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+Counted = nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.GRU
 
 
 def generic_cost(kernel: int, maps: int, kernels: int) -> int:
@@ -28,7 +30,7 @@ def separable_cost(kernel: int, maps: int, kernels: int) -> int:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One convolution (a depthwise one with the pointwise one behind it) or linear layer.
+    """One convolution (a depthwise one with the pointwise one behind it), linear or recurrent layer.
 
     macs: as it is. generic, separable: MACs of the same inputs, outputs and kernel by equations 2 and 3.
     activation_bytes: of the outputs at 4 bytes a number.
@@ -70,12 +72,16 @@ class _Call:
     """One execution of a layer, as a hook saw it."""
 
     name: str
-    module: nn.Conv2d | nn.Linear
+    module: Counted
+    input: tuple[int, ...]
     output: tuple[int, ...]
 
     @property
     def positions(self) -> int:
-        return prod(self.output[2:]) if isinstance(self.module, nn.Conv2d) else prod(self.output[1:-1])
+        """Pixels of the output map, rows of a linear layer, steps of a recurrent one."""
+        if isinstance(self.module, nn.GRU):  # time is its first axis or its second, and the other is 1
+            return prod(self.output[:-1])
+        return prod(self.output[1:-1]) if isinstance(self.module, nn.Linear) else prod(self.output[2:])
 
     @property
     def parameters(self) -> int:
@@ -83,7 +89,11 @@ class _Call:
 
     @property
     def macs(self) -> int:
-        return self.positions * self.module.weight.numel()
+        if isinstance(self.module, nn.GRU):
+            return self.positions * sum(p.numel() for p in self.module.parameters() if p.ndim == 2)
+        # A transposed convolution meets its whole kernel at every pixel that it reads, not at those it writes.
+        met = prod(self.input[2:]) if isinstance(self.module, nn.ConvTranspose2d) else self.positions
+        return met * self.module.weight.numel()
 
     @property
     def is_depthwise(self) -> bool:
@@ -106,11 +116,12 @@ class _Call:
 def _watch(network: nn.Module, calls: list[_Call]) -> Iterator[None]:
     names = {module: name for name, module in network.named_modules()}
 
-    def note(module: nn.Module, _: Any, output: Tensor) -> None:
-        assert isinstance(module, nn.Conv2d | nn.Linear)
-        calls.append(_Call(names[module], module, tuple(output.shape)))
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        assert isinstance(module, Counted)
+        result = output if isinstance(output, Tensor) else output[0]
+        calls.append(_Call(names[module], module, tuple(inputs[0].shape), tuple(result.shape)))
 
-    hooks = [m.register_forward_hook(note) for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    hooks = [m.register_forward_hook(note) for m in network.modules() if isinstance(m, Counted)]
     try:
         yield
     finally:
@@ -157,6 +168,11 @@ def _cost_of(calls: tuple[_Call, ...]) -> LayerCost:
         if kernel > 1 and (kind == "separable" or module.groups == 1):
             generic = last.positions * generic_cost(kernel, outputs, inputs)
             separable = last.positions * separable_cost(kernel, outputs, inputs)
+    elif isinstance(module, nn.ConvTranspose2d):
+        kind, inputs, outputs = "transposed", module.in_channels, module.out_channels
+        sides = "x".join(str(side) for side in module.kernel_size)
+    elif isinstance(module, nn.GRU):
+        kind, sides, inputs, outputs = "recurrent", "", module.input_size, module.hidden_size
     else:
         kind, sides, inputs, outputs = "linear", "", module.in_features, module.out_features
     return LayerCost(

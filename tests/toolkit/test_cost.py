@@ -39,15 +39,37 @@ def test_a_generic_layer_shows_what_it_would_save() -> None:
     assert row.activation_bytes == 8 * 36 * 4
 
 
+def test_a_transposed_convolution_meets_its_kernel_at_every_pixel_it_reads() -> None:
+    layer, image = nn.ConvTranspose2d(6, 5, 3, stride=2), torch.zeros(1, 6, 7, 4)
+    (row,) = measure(layer, image).layers
+    assert (row.kind, row.kernel, row.inputs, row.outputs, row.positions) == ("transposed", "3x3", 6, 5, 15 * 9)
+    assert row.macs == row.generic == row.separable == 7 * 4 * 9 * 6 * 5
+    assert row.macs * 2 == torch_flops(layer, image)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("more", [{}, {"num_layers": 2, "bidirectional": True}])
+def test_a_recurrent_layer_meets_its_weights_at_every_step(batch_first: bool, more: dict[str, int]) -> None:
+    layer = nn.GRU(5, 8, batch_first=batch_first, **more)
+    steps = torch.zeros(1, 11, 5) if batch_first else torch.zeros(11, 1, 5)
+    (row,) = measure(layer, steps).layers
+    assert (row.kind, row.inputs, row.outputs, row.positions) == ("recurrent", 5, 8, 11)
+    assert row.macs * 2 == torch_flops(layer, steps)
+
+
+def torch_flops(network: nn.Module, *inputs: torch.Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(*inputs)
+    return counter.get_total_flops()
+
+
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_macs_are_half_of_what_torch_counts_as_flops(name: str) -> None:
     config = PRESETS[name]
     network = build_network(config).eval()
     image = torch.zeros(1, config.bands, config.slice_size, config.slice_size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(image)
     cost = measure(network, image)
-    assert cost.macs * 2 == counter.get_total_flops()
+    assert cost.macs * 2 == torch_flops(network, image)
     assert cost.parameters == sum(p.numel() for p in network.parameters())
 
 
