@@ -1,10 +1,12 @@
 """One board's emulated machine: programs run on its CPU model with its own Python and a board-true /proc."""
 
+import hashlib
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -15,6 +17,7 @@ from targets.emulator.layout import FAKETIME, QEMU, Layout
 from targets.runtime.errors import HighwallError
 
 ROOMS: Final = ("targets", "twin_client", "highwall.py")  # what a gateway runs; none of it needs torch
+HERE: Final = Path(targets.__file__).parent.parent
 CRASHES: Final = {
     signal.SIGILL: "an illegal instruction",
     signal.SIGSEGV: "a segmentation fault",
@@ -95,18 +98,36 @@ class Guest:
             raise HighwallError(f"the emulated {self.board.title} did not finish within {timeout:g} s") from error
 
     def _code(self) -> Path:
-        """Our own rooms by themselves: beside them may lie this machine's packages, which are of another CPU."""
-        folder, here = self.layout.code, Path(targets.__file__).parent.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ROOMS:
-            link = folder / name
-            if (here / name).exists() and not link.is_symlink():
-                link.unlink(missing_ok=True)
+        """A copy of our own rooms, and nothing beside them.
+
+        Beside the originals lie this machine's packages, which are of another CPU, and its bytecode: a listing of
+        a folder is longer by a file that another process just compiled, and a count would depend on that.
+        """
+        files = {path.relative_to(HERE): path.read_bytes() for path in _sources()}
+        digest = hashlib.sha256(
+            b"".join(b"%s\0%d\0%s" % (bytes(name), len(data), data) for name, data in files.items())
+        )
+        folder = self.layout.code(digest.hexdigest())
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".code.", ignore_cleanup_errors=True) as scratch:
+                made = Path(scratch) / "made"
+                for name, data in files.items():
+                    (made / name).parent.mkdir(parents=True, exist_ok=True)
+                    (made / name).write_bytes(data)
                 try:
-                    link.symlink_to(here / name)
-                except FileExistsError:  # another run was quicker
-                    continue
+                    made.rename(folder)
+                except OSError:
+                    if not folder.exists():  # or another run was quicker
+                        raise
         return folder
+
+
+def _sources() -> Iterator[Path]:
+    for room in ROOMS:
+        for path in sorted((HERE / room).rglob("*")) or [HERE / room]:
+            if "__pycache__" not in path.parts and path.is_file():
+                yield path
 
 
 def open_guest(board: Board) -> Guest:

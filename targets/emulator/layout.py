@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-import targets
 from targets.board import Board
 from targets.runtime.errors import HighwallError
 
@@ -97,11 +96,9 @@ class Layout:
         """The compiled plugin."""
         return self.home / f"counter-{_short(b''.join(path.read_bytes() for path in COUNTER_SOURCES))}.so"
 
-    @property
-    def code(self) -> Path:
-        """A folder that holds Highwall's own torch-free rooms and nothing else of this machine's packages."""
-        here = Path(targets.__file__).parent.parent
-        return self.home / f"code-{_short(str(here).encode())}"
+    def code(self, digest: str) -> Path:
+        """A copy of Highwall's own torch-free rooms, by the digest of what is in them."""
+        return self.home / f"code-{digest[:12]}"
 
     @property
     def bytecode(self) -> Path:
