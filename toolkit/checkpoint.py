@@ -6,14 +6,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
-from torch import Tensor
+from torch import Tensor, nn
 
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import atomic_write
-from toolkit.network import CrackNet, NetworkConfig, build_network
+from toolkit.network import NetworkConfig, build_network
 
 FORMAT = "highwall-checkpoint-1"
 
@@ -84,7 +83,7 @@ def digest(weights: dict[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def load(path: Path) -> tuple[Model, CrackNet]:
+def load(path: Path) -> tuple[Model, nn.Module]:
     """The checkpoint's network with its weights, in evaluation mode."""
     model, weights = read(path)
     network = build_network(model.network)
@@ -97,6 +96,6 @@ def load(path: Path) -> tuple[Model, CrackNet]:
     return model, network.eval()
 
 
-def weights_of(network: torch.nn.Module) -> dict[str, Tensor]:
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
     """A detached copy of the network's tensors on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}

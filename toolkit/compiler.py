@@ -29,7 +29,6 @@ from toolkit.data.samples import Samples
 from toolkit.export.onnx import run_torch
 from toolkit.metrics import Scores, Tally
 from toolkit.models import example
-from toolkit.network import CrackNet
 from toolkit.quantize import sensitivity
 from toolkit.quantize.recipes import Recipe
 
@@ -128,8 +127,9 @@ class Compiler:
         """
         if recipe not in self._made:
             started = time.perf_counter()
-            # What somebody else's forward() does is in no digest, so only our own network is kept.
-            store = self.cache if type(self.network) is CrackNet else Cache(None)
+            # What somebody else's forward() does is in no digest, so only networks of our own rooms are kept.
+            ours = type(self.network).__module__.startswith("toolkit.")
+            store = self.cache if ours else Cache(None)
             key = cache.key(self._identity(recipe))
             found = self._load(recipe, store.get(key))
             if found is None:

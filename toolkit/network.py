@@ -1,6 +1,6 @@
 """CrackNet: the lightweight, densely connected, attention-fused network of the paper's section 3.2."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from targets.runtime.errors import HighwallError
+from toolkit import baselines
 from toolkit.layers import CBAM, ConvNormReLU, RFBs, SeparableConv, SqueezeExcite, halve
 
 Task = Literal["classify", "segment"]
@@ -23,6 +24,8 @@ class NetworkConfig:
     growth: int
     sensors: int = 0
     slice_size: int = 48  # pixels a side; training and export use it, the network itself takes any size
+    architecture: str = "cracknet"  # or a baseline's name; those have no growth, and a width multiplier
+    multiplier: float = 1.0
 
 
 PRESETS: dict[str, NetworkConfig] = {
@@ -165,8 +168,13 @@ class CrackNet(nn.Module):
         return logits
 
 
-def build_network(config: NetworkConfig) -> CrackNet:
-    """A CrackNet with fresh weights from torch's generator."""
-    fields = asdict(config)
-    del fields["slice_size"]
-    return CrackNet(**fields)
+def build_network(config: NetworkConfig) -> nn.Module:
+    """The network of `config` with fresh weights from torch's generator: (N, 1) or (N, 1, H, W) logits.
+
+    Raises HighwallError for an architecture that is not known, or cannot take this task or size.
+    """
+    if config.architecture == "cracknet":
+        return CrackNet(config.bands, config.task, config.width, config.growth, config.sensors)
+    if config.sensors:
+        raise HighwallError(f"{config.architecture} takes no sensor features; only cracknet joins them")
+    return baselines.make(config.architecture, config.task, config.bands, config.slice_size, width=config.multiplier)

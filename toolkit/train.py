@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from targets.runtime.errors import HighwallError
@@ -24,7 +24,7 @@ from toolkit.checkpoint import Model
 from toolkit.data.batches import Normalisation, to_tensor, training_batches
 from toolkit.data.samples import Samples
 from toolkit.metrics import Scores, Tally
-from toolkit.network import CrackNet, NetworkConfig, build_network
+from toolkit.network import NetworkConfig, build_network
 from toolkit.quantize.simulate import quantizable, simulated
 
 LEARNING_RATES = {"sgd": 0.05, "adam": 3e-3, "rmsprop": 1e-3}
@@ -51,7 +51,7 @@ class TrainConfig:
     qat: bool = False  # quantization-aware: layers compute as at int8, so weights settle where rounding harms least
 
 
-def optimizer_for(network: CrackNet, config: TrainConfig) -> torch.optim.Optimizer:
+def optimizer_for(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Weight decay on kernels only: norms and biases have no length to shrink."""
     kernels = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
@@ -87,7 +87,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def predict(network: CrackNet, normalisation: Normalisation, samples: Samples, batch: int = 64) -> Tally:
+def predict(network: nn.Module, normalisation: Normalisation, samples: Samples, batch: int = 64) -> Tally:
     """The network's probabilities over `samples`, tallied against their labels."""
     network.eval()
     device = next(network.parameters()).device
@@ -123,7 +123,7 @@ class Trainer:
             torch.use_deterministic_algorithms(True, warn_only=True)
         torch.manual_seed(config.seed)
         network = build_network(config.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network: CrackNet = network.to(self.device)
+        self.network: nn.Module = network.to(self.device)
         self.averaged = copy.deepcopy(self.network)
         self.optimizer = optimizer_for(self.network, config)
         self.normalisation = Normalisation.of(train)
@@ -250,7 +250,7 @@ class Trainer:
         self.step, self.history = notes["step"], notes["history"]
 
     @staticmethod
-    def _restore(network: CrackNet, tensors: dict[str, Tensor], prefix: str) -> None:
+    def _restore(network: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
         network.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
 
     def _finish(self) -> Model:
