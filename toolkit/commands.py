@@ -15,6 +15,10 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", choices=("classify", "segment"), required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for the run")
     parser.add_argument("--preset", help="mine or crack; default: the one of the task")
+    parser.add_argument(
+        "--network", default="cracknet", help="cracknet (the default) or a baseline: resnet50, unet, ..."
+    )
+    parser.add_argument("--multiplier", type=float, default=1.0, help="of a baseline's channels (default: 1)")
     parser.add_argument("--slice", type=int, help="pixels a side; default: the preset's, or the data's if smaller")
     parser.add_argument("--width", type=int, help="channels of the stem and of fusion; default: the preset's")
     parser.add_argument("--growth", type=int, help="channels each dense layer adds; default: the preset's")
@@ -49,6 +53,8 @@ def train(args: argparse.Namespace) -> int:
         task=args.task,
         out=args.out,
         preset=args.preset,
+        architecture=args.network,
+        multiplier=args.multiplier,
         slice_size=args.slice,
         width=args.width,
         growth=args.growth,

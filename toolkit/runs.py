@@ -27,6 +27,8 @@ class Request:
     task: str
     out: Path
     preset: str | None = None
+    architecture: str = "cracknet"
+    multiplier: float = 1.0
     slice_size: int | None = None
     width: int | None = None
     growth: int | None = None
@@ -62,7 +64,8 @@ def plan(samples: Samples, request: Request) -> Trainer:
     if len(np.unique(samples.labels[fit])) < 2:
         raise HighwallError("what is left to train on holds one class only; hold out less, or add data")
     config = TrainConfig(
-        name=request.preset or PRESET_OF_TASK[request.task],
+        name=request.preset
+        or (PRESET_OF_TASK[request.task] if request.architecture == "cracknet" else request.architecture),
         network=network,
         epochs=request.epochs,
         batch=request.batch or BATCH_OF_TASK[request.task],
@@ -113,4 +116,11 @@ def _network(samples: Samples, request: Request) -> NetworkConfig:
         raise HighwallError(f"--slice {side} is too small; a slice has at least 3x3 pixels")
     if side > smallest:
         raise HighwallError(f"--slice {side} is larger than the images ({samples.size[0]}x{samples.size[1]})")
-    return replace(network, bands=samples.bands, slice_size=side)
+    network = replace(network, bands=samples.bands, slice_size=side)
+    if request.architecture == "cracknet":
+        if request.multiplier != 1:
+            raise HighwallError("cracknet takes --width and --growth; --multiplier narrows a baseline")
+        return network
+    if request.width is not None or request.growth is not None:
+        raise HighwallError(f"{request.architecture} takes --multiplier; --width and --growth are cracknet's")
+    return replace(network, width=0, growth=0, architecture=request.architecture, multiplier=request.multiplier)

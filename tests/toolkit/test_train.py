@@ -15,7 +15,7 @@ from small import small_request
 from targets.runtime.errors import HighwallError
 from toolkit import checkpoint
 from toolkit.data.folder import read
-from toolkit.data.synthetic import crack_images
+from toolkit.data.synthetic import crack_images, mine_chips
 from toolkit.runs import Request, plan
 from toolkit.train import TrainConfig, learning_rate, loss_of, optimizer_for
 
@@ -218,3 +218,14 @@ def test_training_goes_on_from_given_weights_and_not_from_others(
     assert model.provenance["train"]["start"] == checkpoint.digest(before)
     with pytest.raises(HighwallError, match="another network"):
         plan(samples, small_request(tmp_path / "no", start=start, width=12))
+
+
+@pytest.mark.parametrize(("name", "task"), [("mobilenetv2", "classify"), ("rnn", "classify"), ("unet", "segment")])
+def test_a_baseline_trains_resumes_and_loads_as_cracknet_does(name: str, task: str, tmp_path: Path) -> None:
+    samples = crack_images(8, size=32, seed=3) if task == "segment" else mine_chips(24, size=17, seed=3)
+    request = Request(task, tmp_path / "run", architecture=name, multiplier=0.125, slice_size=17, epochs=1, batch=4)
+    model = plan(samples, request).run(lambda _: None)
+    assert (model.network.architecture, model.network.multiplier, model.name) == (name, 0.125, name)
+    found, network = checkpoint.load(tmp_path / "run")
+    assert found == model
+    assert network(torch.zeros(2, samples.bands, 17, 17)).shape[:2] == (2, 1)
