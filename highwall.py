@@ -46,6 +46,7 @@ EXTRAS = {
     "flatbuffers": "tflite",
     "rasterio": "geo",
     "shapefile": "geo",
+    "pycocotools": "bench",
 }
 
 USAGE_ERROR = 2
