@@ -74,6 +74,32 @@ def test_the_float_model_takes_raw_pixels_and_answers_as_torch_does(task):
     np.testing.assert_allclose(answers(task, "tflite-fp32")[1], wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "size"),
+    [(3, 2, 1, (7, 10)), (2, 1, 1, (1, 1)), (5, 3, 2, (9, 4)), ((3, 1), (1, 2), (1, 0), (5, 6)), (3, None, 0, (8, 8))],
+)
+def test_a_padded_maximum_pool_is_the_same_without_infinity(kernel, stride, padding, size):
+    below_zero = torch.randn(2, 3, *size) - 5
+    pool = nn.MaxPool2d(kernel, stride, padding, ceil_mode=size == (7, 10))
+    with exporter.FinitePools():
+        finite = pool(below_zero)
+    assert torch.equal(finite, pool(below_zero))
+
+
+def test_a_network_with_padded_pools_goes_to_int8():
+    """Minus infinity, which the converter pads with, has no place in an int8 range."""
+    torch.manual_seed(3)
+    layers = [nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(4 * 4 * 4, 1)]
+    model = Model("pools", NetworkConfig("classify", 3, 0, 0, slice_size=17), (100.0,) * 3, (50.0,) * 3)
+    made = exporter.export(model, nn.Sequential(*layers))
+    images = np.random.default_rng(1).integers(0, 256, (16, 17, 17, 3), np.uint8)
+    ranges = tflite.observe(made, ({"image": image[None]} for image in images))
+    plain, rounded = (Session(m) for m in (made, tflite.quantize(made, RECIPES["tflite-int8-minmax"], ranges, ())))
+    wanted = np.stack([plain.run(image, None) for image in images])
+    assert wanted.std() > 0.01
+    np.testing.assert_allclose(np.stack([rounded.run(image, None) for image in images]), wanted, atol=0.05)
+
+
 def test_another_process_gives_the_same_bytes(root):
     script = "import sys, hashlib; from short import exported; print(hashlib.sha256(exported('classify')).hexdigest())"
     here = os.pathsep.join([str(root), str(root / "tests" / "toolkit")])

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from targets.runtime.errors import HighwallError
 from toolkit.checkpoint import Model
@@ -39,7 +41,7 @@ def export(model: Model, network: nn.Module) -> bytes:
         inputs += (torch.zeros(1, config.sensors),)
     deployed = Deployed(model, network).eval()
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), FinitePools():
             import litert_torch
 
             converted = litert_torch.convert(deployed, inputs).model_content()
@@ -49,6 +51,30 @@ def export(model: Model, network: nn.Module) -> bytes:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise HighwallError(f"the LiteRT converter cannot convert {model.name}: {reason}") from error
     return _finish(bytes(converted), network)
+
+
+class FinitePools(TorchFunctionMode):
+    """Pads a maximum pool by repeating its edges: the same maxima, because an edge lies in every window it pads.
+
+    The converter pads with minus infinity, which no int8 range can hold.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Every torch function on its way; all but padded maximum pools pass."""
+        given = kwargs or {}
+        if func is not F.max_pool2d or given["return_indices"] or _pair(given["dilation"]) != (1, 1):
+            return func(*args, **given)
+        height, width = _pair(given["padding"])
+        if height or width:
+            args = (F.pad(args[0], (width, width, height, height), mode="replicate"), *args[1:])
+        stride = given["stride"] or args[1]
+        return func(*args, **(given | {"stride": stride, "padding": 0}))
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (tuple(value) * 2)[:2]
 
 
 def _finish(converted: bytes, network: nn.Module) -> bytes:
