@@ -85,6 +85,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--task", choices=("classify", "segment"), required=True)
+    parser.add_argument("--network", default="cracknet", help="or a baseline's name: the same folds and budget")
+    parser.add_argument("--multiplier", type=float, default=1.0, help="of a baseline's channels")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--from", dest="start", type=Path, help="folder whose PRESET-foldK to go on from")
@@ -98,7 +100,7 @@ def main() -> None:
     if args.data is None and not args.table:
         parser.error("--data is needed to run folds; --table prints those that are done")
     torch.set_num_threads(args.threads)
-    preset = PRESET_OF_TASK[args.task]
+    preset = PRESET_OF_TASK[args.task] if args.network == "cracknet" else args.network
     if not args.table:
         samples = read(args.data)
         for fold in args.folds:
@@ -106,14 +108,23 @@ def main() -> None:
             out = args.runs / f"{preset}-fold{fold}"
             start = args.start and args.start / out.name
             request = Request(
-                args.task, out, held=str(fold), epochs=args.epochs, loss=args.loss, lr=args.lr, start=start
+                args.task,
+                out,
+                architecture=args.network,
+                multiplier=args.multiplier,
+                held=str(fold),
+                epochs=args.epochs,
+                loss=args.loss,
+                lr=args.lr,
+                start=start,
             )
             if done.exists():
                 there = json.loads(done.read_text())
                 if (there["request"], there["data"]) != (settings(request), samples.digest):
                     parser.error(f"{done} holds other settings or data; choose another --results")
                 continue
-            command = f"python -m benchmarks.folds --data DIR --task {args.task} --folds {fold} "
+            command = f"python -m benchmarks.folds --data DIR --task {args.task} --network {args.network} "
+            command += f"--multiplier {args.multiplier:g} --folds {fold} "
             command += f"--epochs {args.epochs} --loss {args.loss} --threads {args.threads}"
             write_text(done, json.dumps(run_fold(samples, request, command), indent=1) + "\n")
     print(table([json.loads(path.read_text()) for path in sorted(args.results.glob(f"{preset}-fold*.json"))]))
