@@ -216,6 +216,12 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON list, one object per image")
     parser.add_argument("--overlay", type=Path, metavar="DIR", help="write NAME.overlay.png of each image there")
     parser.add_argument("--threshold", type=float, metavar="T", help="instead of the artifact's own, 0 to 1")
+    parser.add_argument(
+        "--sensors",
+        metavar="V1,V2,...",
+        help="raw readings beside every image (--sensors=-1.5,2 where the first is negative), or a CSV file with "
+        "a column a feature, and a row a `name` of an image or one row for all",
+    )
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -231,8 +237,7 @@ def predict(args: argparse.Namespace) -> int:
         raise HighwallError(f"--threshold is {args.threshold:g}; a probability lies between 0 and 1")
     artifact = read(args.file)
     manifest = artifact.manifest
-    if manifest.input.sensors:
-        raise HighwallError(f"{args.file} wants sensor readings beside the image; a gateway joins them")
+    readings = _readings(args.sensors, args.images, manifest)
     pictures = _overlay_paths(args.images, args.overlay)
     for path in args.images:
         _load(path, manifest)
@@ -241,7 +246,7 @@ def predict(args: argparse.Namespace) -> int:
     for path in args.images:
         # Read a second time: holding every image would need the memory of all of them.
         image = _load(path, manifest)
-        prediction = run(session, manifest, image, threshold=args.threshold)
+        prediction = run(session, manifest, image, readings[path], args.threshold)
         word = label(manifest, prediction.positive)
         if args.overlay is not None:
             overlay.write_overlay(pictures[path], image, prediction, word)
@@ -251,6 +256,54 @@ def predict(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(results)
     return 0
+
+
+def _readings(given: str | None, images: list[Path], manifest: "Manifest") -> dict[Path, Any]:
+    """The sensor features of each image; None where the model takes none."""
+    from targets.runtime.predict import check_sensors, sensor_names
+
+    if given is None or not given.lower().endswith(".csv"):
+        values = check_sensors(None if given is None else _numbers(given.split(","), "--sensors"), manifest)
+        return dict.fromkeys(images, values)
+    names, rows = _sensor_rows(Path(given))
+    if manifest.input.sensors and sensor_names(manifest) not in ((), names):
+        raise HighwallError(f"{given} has {', '.join(names)}; the model takes {', '.join(sensor_names(manifest))}")
+    found: dict[Path, Any] = {}
+    for path in images:
+        row = rows.get("") or rows.get(str(path)) or rows.get(path.name)
+        if row is None:
+            raise HighwallError(f"{given} has no row whose name is {path.name}; add it")
+        found[path] = check_sensors(_numbers(row, f"{given}, the row of {path.name}"), manifest)
+    return found
+
+
+def _sensor_rows(path: Path) -> tuple[tuple[str, ...], dict[str, list[str]]]:
+    """The features' names and, by the image's name, their cells; the one row of a table without names is ''."""
+    import csv
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            head, *rows = [[cell.strip() for cell in row] for row in csv.reader(handle, strict=True) if row] or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise HighwallError(f"cannot read {path}: {error}; expected a CSV file in UTF-8") from error
+    if not rows or any(len(row) != len(head) for row in rows):
+        raise HighwallError(f"{path} needs a line of names and as many cells in each line after it")
+    if "name" not in head:
+        if len(rows) > 1:
+            raise HighwallError(f"{path} has {len(rows)} rows and no column 'name' to tell whose they are; add it")
+        return tuple(head), {"": rows[0]}
+    at = head.index("name")
+    named = {row[at]: row[:at] + row[at + 1 :] for row in rows}
+    if len(named) < len(rows) or "" in named:
+        raise HighwallError(f"{path} has rows without a name or of one name; give each image one row")
+    return tuple(head[:at] + head[at + 1 :]), named
+
+
+def _numbers(cells: list[str], where: str) -> list[float]:
+    try:
+        return [float(cell) for cell in cells]
+    except ValueError:
+        raise HighwallError(f"{where}: {','.join(cells)!r} are not numbers; give a reading for each feature") from None
 
 
 def _load(path: Path, manifest: "Manifest") -> Any:

@@ -147,12 +147,15 @@ def _write(compiler: Compiler, board: Board, order: Order, chosen: Tried, proof:
 
 def _provenance(compiler: Compiler, order: Order) -> dict[str, Any]:
     """What went in: enough to repeat the build, and nothing that differs from one machine to the next."""
-    return {
+    model = compiler.model
+    scaling = {"names": list(model.sensor_names), "mean": list(model.sensor_mean), "std": list(model.sensor_std)}
+    return ({"sensors": scaling} if model.network.sensors else {}) | {
         "weights_sha256": digest(compiler.network.state_dict()),
         "data": None if compiler.data is None else compiler.data.identity,
         "recipes": [recipe.name for recipe in order.recipes],
         "emulated": order.emulate,
         "network": asdict(compiler.model.network),
+        "temperature": asdict(compiler.model.tempering),
         "training": compiler.model.provenance,
         "packages": packages(),
         "python": platform.python_version(),

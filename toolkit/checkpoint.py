@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import atomic_write
+from toolkit.data.batches import Normalisation
 from toolkit.network import NetworkConfig, build_network
+from toolkit.temperature import Temperature
 
 FORMAT = "highwall-checkpoint-1"
 
@@ -22,6 +24,8 @@ class Model:
     """All that export and evaluation need to know beside the weights.
 
     mean, std: per band, of raw pixels, in the units of `dtype`; the network sees (pixel - mean) / std.
+    temperature, bias: a probability is sigmoid(logit / temperature + bias); see `toolkit.temperature`.
+    sensor_mean, sensor_std: per sensor feature, raw, as `Normalisation` uses them; sensor_names: the features', if any.
     """
 
     name: str
@@ -32,6 +36,27 @@ class Model:
     threshold: float = 0.5
     labels: tuple[str, ...] = ("negative", "positive")
     provenance: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
+    bias: float = 0.0
+    sensor_mean: tuple[float, ...] = ()
+    sensor_std: tuple[float, ...] = ()
+    sensor_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _ = self.tempering  # refuses a temperature that is none
+        for values in (self.sensor_mean, self.sensor_std, self.sensor_names):
+            if len(values) not in (0, self.network.sensors):
+                raise ValueError(f"{len(values)} numbers or names for {self.network.sensors} sensor features")
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What turns raw pixels and sensor features into the network's inputs."""
+        return Normalisation(self.mean, self.std, self.sensor_mean, self.sensor_std)
+
+    @property
+    def tempering(self) -> Temperature:
+        """What turns the network's logits into those of meant probabilities."""
+        return Temperature(self.temperature, self.bias)
 
     @property
     def classes(self) -> int:
@@ -72,6 +97,7 @@ def read(path: Path) -> tuple[Model, dict[str, Tensor]]:
 def _model(fields: dict[str, Any]) -> Model:
     network = NetworkConfig(**fields.pop("network"))
     fields |= {key: tuple(fields[key]) for key in ("mean", "std", "labels")}
+    fields |= {key: tuple(fields[key]) for key in ("sensor_mean", "sensor_std", "sensor_names") if key in fields}
     return Model(network=network, **fields)
 
 

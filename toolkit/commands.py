@@ -4,9 +4,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from targets.runtime.errors import HighwallError
 from toolkit.options import find, foreign_arguments, held_arguments
+
+if TYPE_CHECKING:
+    from toolkit.network import NetworkConfig
 
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +36,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads; the same number gives the same weights")
     parser.add_argument("--from", dest="start", metavar="CHECKPOINT", help="go on from its weights (or mine, crack)")
     parser.add_argument("--qat", action="store_true", help="train as at int8, from the weights of --from")
+    parser.add_argument("--no-sensors", action="store_true", help="learn from the images alone, whatever lies beside")
     parser.add_argument("--resume", action="store_true", help="go on from the last finished epoch")
 
 
@@ -68,8 +73,11 @@ def train(args: argparse.Namespace) -> int:
         seed=args.seed,
         start=None if args.start is None else locate(args.start),
         qat=args.qat,
+        sensors=not args.no_sensors,
     )
     trainer = plan(samples, request)
+    if samples.sensors is not None:
+        print(_said_of_sensors(trainer.config.network))
     if trainer.provenance["split_note"]:
         print(f"note: {trainer.provenance['split_note']}")
     if trainer.state_path.exists():
@@ -87,12 +95,22 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _said_of_sensors(network: "NetworkConfig") -> str:
+    """Whether the readings beside the images are learned from."""
+    if network.sensors:
+        return f"joining {network.sensors} sensor features with each image"
+    return f"note: {network.architecture} learns from the images alone, the sensor features are left out"
+
+
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `highwall evaluate`."""
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, a run's folder, an artifact, mine or crack")
     parser.add_argument("--data", type=Path, required=True)
     held_arguments(parser, "score this fold (or source, or group) only")
     parser.add_argument("--threshold", type=float, help="default: the one the model ships with")
+    parser.add_argument(
+        "--reliability", type=Path, metavar="PICTURE.png", help="draw how often what it calls likely is so"
+    )
     parser.add_argument("--json", action="store_true")
 
 
@@ -100,18 +118,51 @@ def evaluate(args: argparse.Namespace) -> int:
     """Print the metrics of a model on labelled data."""
     from toolkit.data.folder import read
     from toolkit.data.split import hold_out
-    from toolkit.evaluate import evaluate as score
+    from toolkit.evaluate import answered, check_threshold
     from toolkit.models import locate
+    from toolkit.reliability import draw, of_tally
 
+    check_threshold(args.threshold)
     samples = read(args.data)
     if args.fold is not None:
         samples = samples.take(hold_out(samples, args.by, args.fold, 0)[1])
-    scores = score(locate(args.model), samples, args.threshold).as_dict()
+    tally, shipped = answered(locate(args.model), samples)
+    found = of_tally(tally)
+    scores = tally.scores(shipped if args.threshold is None else args.threshold).as_dict()
+    scores |= {"ece": found.ece, "brier": found.brier}
+    if args.reliability is not None:
+        draw(found, f"{Path(args.model).name} on {args.data.name}", args.reliability)
     if args.json:
         print(json.dumps(scores))
     else:
         for key, value in scores.items():
             print(f"{key.replace('_', ' '):<18} {value:.4f}" if isinstance(value, float) else f"{key:<18} {value}")
+    return 0
+
+
+def temper_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `highwall temper`."""
+    parser.add_argument("model", metavar="RUN", help="a run's folder, a checkpoint, mine or crack")
+    parser.add_argument("--data", type=Path, required=True, help="the run's own data, or labelled images it never saw")
+    held_arguments(parser, "fit on this fold (or source, or group), which the run held out")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="the tempered checkpoint")
+    parser.add_argument("--json", action="store_true")
+
+
+def temper(args: argparse.Namespace) -> int:
+    """Fit a temperature and write the checkpoint with it; it calls the same images positive as before."""
+    from toolkit.data.folder import read
+    from toolkit.models import locate
+    from toolkit.temper import temper as fit
+
+    found = fit(locate(args.model), read(args.data), args.out, args.fold, args.by).as_dict()
+    if args.json:
+        print(json.dumps(found))
+        return 0
+    print(f"fitted on {found['fitted_on']}: probability = sigmoid(logit / {found['temperature']} + {found['bias']})")
+    for name in ("ece", "brier"):
+        print(f"{name:<6} {found[f'{name}_before']:.4f} -> {found[f'{name}_after']:.4f}")
+    print(f"wrote {args.out} (threshold {found['threshold']}, which calls the same images positive as before)")
     return 0
 
 
@@ -158,22 +209,32 @@ def demo(args: argparse.Namespace) -> int:
 
 def generate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `highwall generate`."""
-    parser.description = "Make labelled images out of a seed: mine chips to classify, cracks to segment."
+    parser.description = (
+        "Make labelled images out of a seed: mine chips to classify, cracks to segment, or, with --sensors, slopes "
+        "to classify by a photograph and the readings beside it."
+    )
     parser.add_argument("--task", choices=("classify", "segment"), required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty folder")
     parser.add_argument("--count", type=int, default=200, help="how many images (default 200)")
     parser.add_argument("--size", type=int, help="pixels per side (default 48 to classify, 448 to segment)")
     parser.add_argument("--bands", type=int, choices=(3, 13), default=3, help="3 is RGB, 13 Sentinel-2 (classify only)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default 0)")
+    parser.add_argument(
+        "--sensors", action="store_true", help="crack crops with five sensor features; hazardous where both say so"
+    )
 
 
 def generate(args: argparse.Namespace) -> int:
     """`highwall generate`: writes a folder that `highwall train --data` reads."""
-    from toolkit.data import synthetic
+    from toolkit.data import slopes, synthetic
     from toolkit.data.write import require_empty
 
     require_empty(args.out)
-    if args.task == "classify":
+    if args.sensors:
+        if args.task != "classify" or args.bands != 3:
+            raise HighwallError("slopes with sensors are photographs to classify; use --task classify --bands 3")
+        samples = slopes.slopes(args.count, 48 if args.size is None else args.size, args.seed)
+    elif args.task == "classify":
         samples = synthetic.mine_chips(args.count, 48 if args.size is None else args.size, args.bands, args.seed)
     elif args.bands != 3:
         raise HighwallError(f"photographs of cracks have 3 bands, not {args.bands}; leave --bands out")

@@ -25,6 +25,7 @@ from toolkit import cache, cost
 from toolkit.cache import Cache
 from toolkit.calibration import Calibration
 from toolkit.checkpoint import Model, digest
+from toolkit.data.batches import SENSOR_LIMIT
 from toolkit.data.samples import Samples
 from toolkit.export.onnx import run_torch
 from toolkit.metrics import Scores, Tally
@@ -101,6 +102,7 @@ class Compiler:
 
     def __post_init__(self) -> None:
         self.spec = input_spec(self.model)
+        _ = self.judged  # refuses other sensor features before anything slow
         self.cost = cost.measure(self.network, *example(self.model))
         self.seconds: dict[str, float] = {}
         self._made: dict[Recipe, Candidate] = {}
@@ -117,7 +119,10 @@ class Compiler:
 
     @property
     def judged(self) -> Samples | None:
-        return None if self.data is None else self.data.judged
+        """The labelled samples, with the sensor features that the network takes."""
+        if self.data is None or self.data.judged is None:
+            return None
+        return self.data.judged.feeding(self.model.name, self.model.network.sensors, self.model.sensor_names)
 
     def candidate(self, recipe: Recipe) -> Candidate:
         """The candidate of `recipe`, from memory, the cache or from scratch.
@@ -209,13 +214,16 @@ class Compiler:
             images = self.images
             assert images is not None
             self.say(f"observe ranges over {len(images)} images in {runtime}")
-            self._observed[runtime] = backend.observe(source, self.feeds(images))
+            self._observed[runtime] = backend.observe(source, self.feeds(images, any_reading(self.model)))
         return self._observed[runtime]
 
-    def feeds(self, images: NDArray[Any]) -> Iterator[dict[str, NDArray[Any]]]:
-        """`images` (N, H, W, C) as inputs by name, with sensor features where the network has any."""
+    def feeds(
+        self, images: NDArray[Any], readings: Callable[[int], NDArray[np.float32] | None] | None = None
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        """`images` (N, H, W, C) as inputs by name, with sensor features where the network has any: the golden ones,
+        or those `readings` gives for each image's number."""
         for index, image in enumerate(images):
-            sensors = golden.sensor_features(index, self.spec)
+            sensors = golden.sensor_features(index, self.spec) if readings is None else readings(index)
             yield {"image": image[None]} | ({} if sensors is None else {"sensors": sensors[None]})
 
     def _ranking(self) -> list[sensitivity.Sensitivity]:
@@ -229,7 +237,9 @@ class Compiler:
         """(parity, drift) of the compiled model beside torch."""
         seeded = [golden.seeded_image(seed, self.spec) for seed in SEEDS]
         images = seeded + list([] if self.images is None else self.images[:4])
-        features = [golden.sensor_features(index, self.spec) for index in range(len(images))]
+        reading = any_reading(self.model)
+        features = [golden.sensor_features(index, self.spec) for index in range(len(seeded))]
+        features += [reading(index) for index in range(len(seeded), len(images))]
         if self._torch is None:
             pairs = zip(images, features, strict=True)
             self._torch = [run_torch(self.model, self.network, image, sensors) for image, sensors in pairs]
@@ -314,11 +324,28 @@ def input_spec(model: Model) -> InputSpec:
     )
 
 
+def any_reading(model: Model) -> Callable[[int], NDArray[np.float32] | None]:
+    """Raw sensor features by number, drawn alike from all that a reading may be.
+
+    int8 ranges are found on them, not on readings seen so far: an alarm is a reading that nobody has seen yet.
+    """
+    mean, std = np.array(model.sensor_mean), np.array(model.sensor_std)
+    spec = input_spec(model)
+
+    def reading(index: int) -> NDArray[np.float32] | None:
+        unit = golden.sensor_features(index, spec)
+        if unit is None or not mean.size:
+            return unit
+        return (mean + std * SENSOR_LIMIT * (2 * unit - 1)).astype(np.float32)
+
+    return reading
+
+
 def judge(session: Engine, samples: Samples, threshold: float) -> Scores:
     """Run every sample, of the model's size and of two labels, through the engine and score it."""
     tally = Tally()
-    for image, label in zip(samples.images, samples.labels, strict=True):
-        probability = session.run(image)
+    for index, (image, label) in enumerate(zip(samples.images, samples.labels, strict=True)):
+        probability = session.run(image, None if samples.sensors is None else samples.sensors[index])
         if samples.task == "classify":
             tally.add(label, probability[-1])
         else:

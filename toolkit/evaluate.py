@@ -9,10 +9,11 @@ from targets.runtime.artifact import Artifact
 from targets.runtime.engine import open_session
 from targets.runtime.errors import HighwallError
 from targets.runtime.predict import predict as run_on
+from targets.runtime.predict import sensor_names
 from toolkit import checkpoint
 from toolkit.calibration import check_fits, check_kind
 from toolkit.checkpoint import Model
-from toolkit.data.batches import Normalisation, centre_crop
+from toolkit.data.batches import centre_crop
 from toolkit.data.samples import Samples
 from toolkit.metrics import Scores, Tally
 from toolkit.network import NetworkConfig
@@ -29,41 +30,57 @@ def evaluate(path: Path, samples: Samples, threshold: float | None) -> Scores:
     threshold: None takes the one the model ships with. Chips larger than the model's slice are cut to
     their centre. Raises HighwallError where task, bands, size or dtype do not fit.
     """
+    check_threshold(threshold)
+    tally, shipped = answered(path, samples)
+    return tally.scores(shipped if threshold is None else threshold)
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Refuse a threshold that is no probability."""
     if threshold is not None and not 0 <= threshold <= 1:
         raise HighwallError(f"threshold {threshold:g} is no probability; give 0 to 1")
+
+
+def answered(path: Path, samples: Samples) -> tuple[Tally, float]:
+    """The probabilities of the model at `path` over `samples`, tallied, and the threshold it ships with."""
     if len(np.unique(samples.labels)) < 2:
         raise HighwallError("these samples hold one class only, which has no AUC; score data with both")
     if is_artifact(path):
-        return _of_artifact(artifact.read(path), samples, threshold)
+        return _of_artifact(artifact.read(path), samples)
     model, network = checkpoint.load(path)
-    samples = _fitted(model, samples)
-    tally = predict(network, Normalisation(model.mean, model.std), samples)
-    return tally.scores(model.threshold if threshold is None else threshold)
+    samples = fitted(model, samples)
+    return predict(network, model.normalisation, samples, tempering=model.tempering), model.threshold
 
 
-def _fitted(model: Model, samples: Samples) -> Samples:
-    """Chips cut to the model's slice; photographs as they are, for a map has the size of its image."""
+def fitted(model: Model, samples: Samples) -> Samples:
+    """Chips cut to the model's slice, with the sensor features it takes; photographs as they are.
+
+    A map has the size of its image, whatever that is.
+    """
     check_kind(model, samples)
+    samples = samples.feeding(model.name, model.network.sensors, model.sensor_names)
     if samples.task == "classify":
         samples = centre_crop(samples, model.network.slice_size)
         check_fits(model, samples)
     return samples
 
 
-def _of_artifact(found: Artifact, samples: Samples, threshold: float | None) -> Scores:
+def _of_artifact(found: Artifact, samples: Samples) -> tuple[Tally, float]:
     """Chips one by one, photographs tiled, in the artifact's own engine."""
     manifest = found.manifest
     if len(manifest.labels) > 2:
         raise HighwallError(f"{manifest.name} tells {len(manifest.labels)} classes apart; only two can be scored")
-    config = NetworkConfig(manifest.task, manifest.input.bands, 0, 0, slice_size=manifest.input.height)
-    model = Model(manifest.name, config, (), (), manifest.input.dtype, manifest.threshold)
-    samples = _fitted(model, samples)
+    spec = manifest.input
+    config = NetworkConfig(manifest.task, spec.bands, 0, 0, spec.sensors, slice_size=spec.height)
+    names = sensor_names(manifest)
+    model = Model(manifest.name, config, (), (), spec.dtype, manifest.threshold, sensor_names=names)
+    samples = fitted(model, samples)
     session = open_session(manifest.runtime, found.model)
     tally = Tally()
-    for image, label in zip(samples.images, samples.labels, strict=True):
-        prediction = run_on(session, manifest, image)
+    for index, (image, label) in enumerate(zip(samples.images, samples.labels, strict=True)):
+        prediction = run_on(session, manifest, image, None if samples.sensors is None else samples.sensors[index])
         if prediction.map is None:
             tally.add(label, prediction.probability)
         else:
             tally.add_pixels(label, prediction.map)
-    return tally.scores(manifest.threshold if threshold is None else threshold)
+    return tally, manifest.threshold

@@ -4,6 +4,8 @@ Every layer takes and gives float maps of shape (batch, channels, height, width)
 from 1, and keeps height and width unless its docstring says otherwise.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -136,6 +138,28 @@ class RFBs(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         joined: Tensor = self.join(torch.cat([branch(x) for branch in self.branches], 1))
         return F.relu(x + joined)
+
+
+class BandRatios(nn.Module):
+    """Normalised bands (N, C, H, W) with the log ratios of neighbouring ones behind them, (N, 2C - 1, H, W).
+
+    Light, shade and haze change bands together and their ratios little, so ratios carry over to new ground.
+    A tenth of a band's mean is added to its pixels first, because the ratio of two dark ones is noise.
+    """
+
+    def __init__(self, bands: int) -> None:
+        super().__init__()
+        self.offset: Tensor  # of pixels in standard deviations, so that zero is black and a tenth of the mean
+        self.register_buffer("offset", torch.full((1, bands, 1, 1), 2.0))
+
+    def see(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Learn how pixels were normalised: (pixel - mean) / std, for each band."""
+        offsets = [1.1 * m / s for m, s in zip(mean, std, strict=True)]
+        self.offset.copy_(torch.tensor(offsets).view_as(self.offset))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logs = torch.log((x + self.offset).clamp(min=0.02))
+        return torch.cat((x, 4 * (logs[:, 1:] - logs[:, :-1])), 1)
 
 
 def halve(x: Tensor) -> Tensor:

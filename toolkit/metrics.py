@@ -58,7 +58,7 @@ class Tally:
         for label in (0, 1):
             self._pixels[label] += np.bincount(level[truth == label], minlength=PIXEL_LEVELS)
 
-    def _table(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    def table(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
         """Distinct scores from high to low, with how many positives and negatives have each."""
         levels = np.flatnonzero(self._pixels.sum(0))
         scores = np.concatenate([levels / (PIXEL_LEVELS - 1), *self._scores])
@@ -73,7 +73,7 @@ class Tally:
 
     def best_threshold(self) -> float:
         """The threshold with the highest F1, halfway to the next lower score so that rounding cannot flip it."""
-        scores, positive, negative = self._table()
+        scores, positive, negative = self.table()
         if not positive.sum():
             return 0.5
         hits, alarms = positive.cumsum(), (positive + negative).cumsum()
@@ -83,7 +83,7 @@ class Tally:
 
     def scores(self, threshold: float) -> Scores:
         """All metrics; a sample is called positive when its score is at least `threshold`."""
-        scores, positive, negative = self._table()
+        scores, positive, negative = self.table()
         called = scores >= threshold
         tp, fp = float(positive[called].sum()), float(negative[called].sum())
         fn, tn = float(positive[~called].sum()), float(negative[~called].sum())

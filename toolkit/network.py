@@ -1,5 +1,6 @@
 """CrackNet: the lightweight, densely connected, attention-fused network of the paper's section 3.2."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from targets.runtime.errors import HighwallError
 from toolkit import baselines
-from toolkit.layers import CBAM, ConvNormReLU, RFBs, SeparableConv, SqueezeExcite, halve
+from toolkit.layers import CBAM, BandRatios, ConvNormReLU, RFBs, SeparableConv, SqueezeExcite, halve
 
 Task = Literal["classify", "segment"]
 
@@ -26,10 +27,11 @@ class NetworkConfig:
     slice_size: int = 48  # pixels a side; training and export use it, the network itself takes any size
     architecture: str = "cracknet"  # or a baseline's name; those have no growth, and a width multiplier
     multiplier: float = 1.0
+    ratios: bool = False  # the network also sees log ratios of neighbouring bands
 
 
 PRESETS: dict[str, NetworkConfig] = {
-    "mine": NetworkConfig("classify", bands=3, width=32, growth=24, slice_size=48),
+    "mine": NetworkConfig("classify", bands=3, width=32, growth=24, slice_size=48, ratios=True),
     "crack": NetworkConfig("segment", bands=3, width=24, growth=16, slice_size=448),
 }
 
@@ -132,15 +134,19 @@ class CrackNet(nn.Module):
 
     groups = (3, 3, 2)  # dense layers at 1/2, 1/4 and 1/8 of the input's size
 
-    def __init__(self, bands: int, task: Task, width: int, growth: int, sensors: int = 0) -> None:
+    def __init__(self, bands: int, task: Task, width: int, growth: int, sensors: int = 0, ratios: bool = False) -> None:
         super().__init__()
+        if ratios and bands < 2:
+            raise ValueError("one band has no ratio to another")
         if task == "segment" and sensors:
             raise ValueError("sensor features join pooled image features; the segment task has none")
         self.task = task
         # A slice has few pixels, so its stem looks at all of them before halving; a photograph has many.
         first, second = (1, 2) if task == "classify" else (2, 1)
+        self.ratios = BandRatios(bands) if ratios else None
+        seen = 2 * bands - 1 if ratios else bands
         self.stem = nn.Sequential(
-            ConvNormReLU(bands, width // 2, stride=first), ConvNormReLU(width // 2, width, stride=second)
+            ConvNormReLU(seen, width // 2, stride=first), ConvNormReLU(width // 2, width, stride=second)
         )
         self.stages = nn.ModuleList()
         channels = width
@@ -154,8 +160,13 @@ class CrackNet(nn.Module):
             ClassifyHead(len(levels), width, sensors) if task == "classify" else SegmentHead(len(levels), width)
         )
 
+    def see(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Learn how pixels are normalised, (pixel - mean) / std for each band; ratios need to know what is black."""
+        if self.ratios is not None:
+            self.ratios.see(mean, std)
+
     def forward(self, image: Tensor, sensors: Tensor | None = None) -> Tensor:
-        x = self.stem(image)
+        x = self.stem(image if self.ratios is None else self.ratios(image))
         maps = []
         for i, stage in enumerate(self.stages):
             x = stage(halve(x) if i else x)
@@ -174,7 +185,7 @@ def build_network(config: NetworkConfig) -> nn.Module:
     Raises HighwallError for an architecture that is not known, or cannot take this task or size.
     """
     if config.architecture == "cracknet":
-        return CrackNet(config.bands, config.task, config.width, config.growth, config.sensors)
+        return CrackNet(config.bands, config.task, config.width, config.growth, config.sensors, config.ratios)
     if config.sensors:
         raise HighwallError(f"{config.architecture} takes no sensor features; only cracknet joins them")
     return baselines.make(config.architecture, config.task, config.bands, config.slice_size, width=config.multiplier)

@@ -4,11 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from targets.runtime.errors import HighwallError
 from toolkit import checkpoint
-from toolkit.checkpoint import Model
 from toolkit.data.batches import centre_crop
 from toolkit.data.samples import Samples
 from toolkit.data.split import By, hold_out, inner_validation
@@ -42,6 +40,8 @@ class Request:
     seed: int = 0
     start: Path | None = None
     qat: bool = False
+    ratios: bool = True  # log ratios of bands go into the network, where the preset has them
+    sensors: bool = True  # readings beside the images go into the network, where it can take them
 
 
 def plan(samples: Samples, request: Request) -> Trainer:
@@ -52,8 +52,14 @@ def plan(samples: Samples, request: Request) -> Trainer:
     if request.qat and request.start is None:
         raise HighwallError("--qat settles trained weights; name them with --from RUN")
     network = _network(samples, request)
-    start = None if request.start is None else _start(request.start, network)
+    start = None
+    if request.start is not None:
+        start = checkpoint.read(request.start)
+        network = replace(network, ratios=start[0].network.ratios)
+        _check_same(request.start, start[0].network, network)
     digest = samples.digest
+    if not network.sensors:
+        samples = samples.feeding(network.architecture, 0)
     if samples.task == "classify":
         samples = centre_crop(samples, network.slice_size)
     if samples.groups is None and samples.folds is not None:
@@ -85,12 +91,15 @@ def plan(samples: Samples, request: Request) -> Trainer:
     return trainer
 
 
-def _start(path: Path, network: NetworkConfig) -> tuple[Model, dict[str, Tensor]]:
-    """The checkpoint to go on from; only the slice may differ, because the network takes any size."""
-    model, weights = checkpoint.read(path)
-    if replace(model.network, slice_size=network.slice_size) != network:
-        raise HighwallError(f"{path} holds another network ({model.network}) than this run's ({network})")
-    return model, weights
+def _check_same(path: Path, there: NetworkConfig, here: NetworkConfig) -> None:
+    """Only the slice may differ from the checkpoint that a run goes on from, because the network takes any size."""
+    if there.sensors != here.sensors:
+        raise HighwallError(
+            f"{path} takes {there.sensors} sensor features, this run {here.sensors}; leave --from out, "
+            "or choose --no-sensors"
+        )
+    if replace(there, slice_size=here.slice_size) != here:
+        raise HighwallError(f"{path} holds another network ({there}) than this run's ({here})")
 
 
 def _check_numbers(request: Request) -> None:
@@ -116,11 +125,16 @@ def _network(samples: Samples, request: Request) -> NetworkConfig:
         raise HighwallError(f"--slice {side} is too small; a slice has at least 3x3 pixels")
     if side > smallest:
         raise HighwallError(f"--slice {side} is larger than the images ({samples.size[0]}x{samples.size[1]})")
-    network = replace(network, bands=samples.bands, slice_size=side)
+    network = replace(
+        network, bands=samples.bands, slice_size=side, ratios=network.ratios and request.ratios and samples.bands > 1
+    )
+    joined = 0 if samples.sensors is None or not request.sensors else samples.sensors.shape[1]
     if request.architecture == "cracknet":
         if request.multiplier != 1:
             raise HighwallError("cracknet takes --width and --growth; --multiplier narrows a baseline")
-        return network
+        return replace(network, sensors=joined)
     if request.width is not None or request.growth is not None:
         raise HighwallError(f"{request.architecture} takes --multiplier; --width and --growth are cracknet's")
-    return replace(network, width=0, growth=0, architecture=request.architecture, multiplier=request.multiplier)
+    return replace(
+        network, width=0, growth=0, ratios=False, architecture=request.architecture, multiplier=request.multiplier
+    )

@@ -4,7 +4,7 @@ import copy
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
@@ -24,8 +25,9 @@ from toolkit.checkpoint import Model
 from toolkit.data.batches import Normalisation, to_tensor, training_batches
 from toolkit.data.samples import Samples
 from toolkit.metrics import Scores, Tally
-from toolkit.network import NetworkConfig, build_network
+from toolkit.network import CrackNet, NetworkConfig, build_network
 from toolkit.quantize.simulate import quantizable, simulated
+from toolkit.temperature import UNTEMPERED, LogitCounts, Temperature, fit
 
 LEARNING_RATES = {"sgd": 0.05, "adam": 3e-3, "rmsprop": 1e-3}
 QAT_LEARNING = 0.1  # of these: trained weights need only to settle
@@ -87,22 +89,51 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def predict(network: nn.Module, normalisation: Normalisation, samples: Samples, batch: int = 64) -> Tally:
-    """The network's probabilities over `samples`, tallied against their labels."""
+def inputs_on(device: torch.device, images: Tensor, sensors: Tensor | None) -> tuple[Tensor, ...]:
+    """What a network is called with: images, and sensor features where there are any."""
+    return tuple(each.to(device) for each in (images, sensors) if each is not None)
+
+
+def answers(
+    network: nn.Module, normalisation: Normalisation, samples: Samples, batch: int = 64
+) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
+    """Labels and the network's logits for them, batch by batch, on the CPU."""
     network.eval()
     device = next(network.parameters()).device
-    tally = Tally()
     batch = batch if samples.task == "classify" else 4
-    with torch.inference_mode():
-        for start in range(0, len(samples), batch):
-            chosen = slice(start, start + batch)
+    for start in range(0, len(samples), batch):
+        chosen = slice(start, start + batch)
+        with torch.inference_mode():
             images = normalisation.apply(to_tensor(samples.images[chosen]))
-            probability = torch.sigmoid(network(images.to(device))).cpu().numpy()
-            if samples.task == "classify":
-                tally.add(samples.labels[chosen], probability)
-            else:
-                tally.add_pixels(samples.labels[chosen], probability)
+            sensors = None if samples.sensors is None else normalisation.of_sensors(samples.sensors[chosen])
+            logits = network(*inputs_on(device, images, sensors)).cpu()
+        yield samples.labels[chosen], logits
+
+
+def predict(
+    network: nn.Module,
+    normalisation: Normalisation,
+    samples: Samples,
+    batch: int = 64,
+    tempering: Temperature = UNTEMPERED,
+) -> Tally:
+    """The network's probabilities over `samples`, tallied against their labels."""
+    tally = Tally()
+    for labels, logits in answers(network, normalisation, samples, batch):
+        probability = torch.sigmoid(tempering.apply(logits)).numpy()
+        if samples.task == "classify":
+            tally.add(labels, probability)
+        else:
+            tally.add_pixels(labels, probability)
     return tally
+
+
+def temper(network: nn.Module, normalisation: Normalisation, samples: Samples) -> Temperature:
+    """The temperature that makes the network's probabilities meant on `samples`; it may not have learned from them."""
+    counts = LogitCounts()
+    for labels, logits in answers(network, normalisation, samples):
+        counts.add(labels, logits)
+    return fit(counts)
 
 
 class Trainer:
@@ -124,9 +155,11 @@ class Trainer:
         torch.manual_seed(config.seed)
         network = build_network(config.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: nn.Module = network.to(self.device)
+        self.normalisation = Normalisation.of(train)
+        if isinstance(self.network, CrackNet):
+            self.network.see(self.normalisation.mean, self.normalisation.std)
         self.averaged = copy.deepcopy(self.network)
         self.optimizer = optimizer_for(self.network, config)
-        self.normalisation = Normalisation.of(train)
         per_image = 1 if config.network.task == "classify" else 4
         self.draws = config.draws or len(train) * per_image
         self.batch = min(config.batch, self.draws)
@@ -139,7 +172,7 @@ class Trainer:
         """Start from trained weights, and see pixels as they were trained to."""
         self.network.load_state_dict(weights)
         self.averaged.load_state_dict(weights)
-        self.normalisation = Normalisation(model.mean, model.std)
+        self.normalisation = model.normalisation
 
     @property
     def state_path(self) -> Path:
@@ -177,20 +210,20 @@ class Trainer:
         total = 0.0
         title = f"epoch {epoch + 1}/{self.config.epochs}"
         with tqdm(batches, total=count, desc=title, leave=False, disable=None) as bar:
-            for done, (images, targets) in enumerate(bar, 1):
-                total += self._train_on(images, targets)
+            for done, (images, targets, sensors) in enumerate(bar, 1):
+                total += self._train_on(images, targets, sensors)
                 if not math.isfinite(total):
                     raise HighwallError(f"the loss is no longer a number in epoch {epoch + 1}; try a lower --lr")
                 bar.set_postfix(loss=f"{total / done:.4f}")
         return total / max(1, count)
 
-    def _train_on(self, images: Tensor, targets: Tensor) -> float:
+    def _train_on(self, images: Tensor, targets: Tensor, sensors: Tensor | None) -> float:
         """One step of the optimizer; returns the loss before it."""
         rate = learning_rate(self.step, self.steps, self.config.lr)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with simulated(quantizable(self.network).values() if self.config.qat else ()):
-            logits = self.network(images.to(self.device))
+            logits = self.network(*inputs_on(self.device, images, sensors))
         loss = loss_of(logits, targets.to(self.device), self.config.loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -254,7 +287,8 @@ class Trainer:
         network.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
 
     def _finish(self) -> Model:
-        tally = predict(self.averaged, self.normalisation, self.validation)
+        tempering = temper(self.averaged, self.normalisation, self.validation)
+        tally = predict(self.averaged, self.normalisation, self.validation, tempering=tempering)
         threshold = min(max(round(tally.best_threshold(), 6), 1e-6), 1 - 1e-6)
         scores: Scores = tally.scores(threshold)
         model = Model(
@@ -264,6 +298,11 @@ class Trainer:
             std=self.normalisation.std,
             dtype=str(self.train.images.dtype),
             threshold=threshold,
+            temperature=tempering.value,
+            bias=tempering.bias,
+            sensor_mean=self.normalisation.sensor_mean,
+            sensor_std=self.normalisation.sensor_std,
+            sensor_names=self.train.sensor_names,
             labels=self.train.class_names,
             provenance=self.provenance
             | {"train": asdict(self.config), "data": self.train.digest, "validation": scores.as_dict()},

@@ -1,6 +1,6 @@
 """What an artifact says of an image of any size: run it once, or tile, and put the answers together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,35 @@ def check_size(image: NDArray[Any], manifest: Manifest) -> None:
         raise HighwallError(
             f"the image is {width} x {height} pixels, smaller than the {spec.width} x {spec.height} the model takes"
         )
+
+
+def sensor_names(manifest: Manifest) -> tuple[str, ...]:
+    """What the model's sensor features are called, in their order; empty where the workbench did not say."""
+    scaling = manifest.provenance.get("sensors")
+    names = scaling.get("names") if isinstance(scaling, dict) else None
+    if not isinstance(names, list) or len(names) != manifest.input.sensors:
+        return ()
+    return tuple(map(str, names))
+
+
+def check_sensors(given: Sequence[float] | None, manifest: Manifest) -> NDArray[np.float32] | None:
+    """`given` as the model takes it, (m,) raw readings, or None where it takes none.
+
+    Raises HighwallError for a missing reading, another number of them, NaN and infinity.
+    """
+    count, names = manifest.input.sensors, sensor_names(manifest)
+    wanted = f"{manifest.name} takes {count or 'no'} sensor features" + (f" ({', '.join(names)})" if names else "")
+    if given is None:
+        if count:
+            raise HighwallError(f"{wanted} beside the image; give the sensor readings with --sensors")
+        return None
+    if len(given) != count:
+        raise HighwallError(f"{wanted}, {len(given)} were given")
+    with np.errstate(over="ignore"):
+        values = np.asarray(given, np.float32)
+    if not np.isfinite(values).all():
+        raise HighwallError(f"{wanted}, and {given[int(np.argmin(np.isfinite(values)))]} is no reading")
+    return values if count else None
 
 
 def label(manifest: Manifest, positive: bool) -> str:

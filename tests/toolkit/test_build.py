@@ -90,11 +90,13 @@ def test_the_int8_model_has_integer_convolutions_per_channel(built: Path) -> Non
 
 @pytest.mark.parametrize("task", ["classify", "segment"])
 @pytest.mark.parametrize(("bands", "dtype"), [(3, "uint8"), (13, "uint16")])
-def test_the_float_export_says_what_torch_says(task: str, bands: int, dtype: str) -> None:
+@pytest.mark.parametrize("ratios", [False, True])
+def test_the_float_export_says_what_torch_says(task: str, bands: int, dtype: str, ratios: bool) -> None:
     torch.manual_seed(0)
-    config = NetworkConfig(task, bands, 8, 4, slice_size=26)  # type: ignore[arg-type]
-    network = CrackNet(bands, config.task, 8, 4).eval()
+    config = NetworkConfig(task, bands, 8, 4, slice_size=26, ratios=ratios)  # type: ignore[arg-type]
+    network = CrackNet(bands, config.task, 8, 4, ratios=ratios).eval()
     full = 255.0 if dtype == "uint8" else 10000.0
+    network.see((full / 3,) * bands, (full / 4,) * bands)
     model = Model("m", config, (full / 3,) * bands, (full / 4,) * bands, dtype)
     assert Compiler(model, network, None).candidate(Recipe("onnx", "fp32")).parity < 1e-5
 
@@ -141,7 +143,8 @@ def test_a_checkpoint_and_its_float_artifact_score_the_same(run_folder: Path, sa
 def test_evaluate_prints_the_promised_keys(built: Path, chips_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert highwall.main(["evaluate", str(built), "--data", str(chips_folder), "--threshold", "0.4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == set("precision recall f1 overall_accuracy kappa auc average_precision threshold n".split())
+    promised = "precision recall f1 overall_accuracy kappa auc average_precision threshold n ece brier"
+    assert set(found) == set(promised.split())
     assert found["threshold"] == 0.4
 
 

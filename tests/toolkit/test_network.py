@@ -5,7 +5,7 @@ import torch
 
 from targets.runtime.errors import HighwallError
 from toolkit.cost import measure
-from toolkit.layers import RFBs, SeparableConv
+from toolkit.layers import BandRatios, RFBs, SeparableConv
 from toolkit.network import PRESETS, CrackNet, DenseStage, build_network, preset
 
 
@@ -68,6 +68,30 @@ def test_sensor_features_change_the_answer_and_are_demanded() -> None:
     assert network(image, torch.zeros(1, 5)) != network(image, torch.full((1, 5), 9.0))
     with pytest.raises(ValueError, match="sensors"):
         network(image)
+
+
+def test_band_ratios_do_not_see_how_much_light_there_is() -> None:
+    mean, std = (80.0, 90.0, 60.0), (30.0, 20.0, 25.0)
+    ratios = BandRatios(3)
+    ratios.see(mean, std)
+    shift, scale = torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
+    pixels = torch.rand(2, 3, 7, 5) * 200 + 40
+    dim, full = (ratios((light * pixels - shift) / scale) for light in (0.7, 1.0))
+    assert torch.equal(full[:, :3], (pixels - shift) / scale)
+    assert dim.shape == (2, 5, 7, 5)
+    assert (dim[:, 3:] - full[:, 3:]).abs().mean() < 0.1 * full[:, 3:].std()
+    green_is_twice = torch.tensor([1.0, 2.0, 1.0]).view(1, 3, 1, 1) * pixels
+    assert (ratios((green_is_twice - shift) / scale) - full)[:, 3].min() > 1
+
+
+def test_band_ratios_are_finite_on_black_and_beyond_it() -> None:
+    ratios = BandRatios(4)
+    assert ratios(torch.full((1, 4, 3, 3), -50.0)).isfinite().all()
+
+
+def test_one_band_has_no_ratio() -> None:
+    with pytest.raises(ValueError, match="one band"):
+        CrackNet(1, "classify", 8, 4, ratios=True)
 
 
 def test_inference_is_deterministic_and_training_is_not() -> None:

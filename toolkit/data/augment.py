@@ -60,6 +60,50 @@ def weather(images: Tensor, strength: float = 1.0, ceiling: float = 1.0) -> Tens
     return images.clamp(0, ceiling)
 
 
+def seam(images: Tensor, masks: Tensor, chance: float = 0.5) -> tuple[Tensor, Tensor]:
+    """A straight edge across some of the images: a wall's end, a joint, a ledge with the water behind it.
+
+    Beyond a random line lies, two times in three, another image of the batch with its mask; along it runs a
+    dark or bright seam. Straight seams are what a network takes for cracks on walls that it has not seen.
+    """
+    n, _, height, width = images.shape
+    distance = _distance(n, height, width)
+    hit = _hits(n, chance)
+    swapped = (hit & _hits(n, 2 / 3) & (distance > 0)).to(images.device)
+    order = torch.randperm(n)
+    images = torch.where(swapped, images[order], images)
+    masks = torch.where(swapped, masks[order], masks)
+    reach = torch.exp(torch.empty(n, 1, 1, 1).uniform_(math.log(0.7), math.log(9)))
+    depth = torch.empty(n, 1, 1, 1).uniform_(-0.75, 0.35)
+    shade = torch.where(hit, 1 + depth * torch.exp(-((distance / reach) ** 2)), 1.0)
+    covered = hit & (distance.abs() < reach) & (depth < -0.3)  # no crack shows in the dark of a seam
+    return images * shade.to(images.device), masks.masked_fill(covered.to(masks.device), 0.0)
+
+
+def shadow(images: Tensor, chance: float = 0.3) -> Tensor:
+    """Half of some of the images in shade, behind a line that is sharp or soft."""
+    n, _, height, width = images.shape
+    soft = torch.exp(torch.empty(n, 1, 1, 1).uniform_(math.log(0.5), math.log(30)))
+    loss = torch.empty(n, 1, 1, 1).uniform_(0, 0.55) * _hits(n, chance)
+    return images * (1 - loss * torch.sigmoid(_distance(n, height, width) / soft)).to(images.device)
+
+
+def _hits(n: int, chance: float) -> Tensor:
+    return (torch.rand(n) < chance).view(-1, 1, 1, 1)
+
+
+def _distance(n: int, height: int, width: int) -> Tensor:
+    """(n, 1, height, width): each pixel's distance from a random line, negative on its one side.
+
+    Half of the lines are near level or upright, as walls are.
+    """
+    upright = torch.randint(4, (n,)) * (math.pi / 2) + torch.randn(n) * 0.08
+    angle = torch.where(torch.rand(n) < 0.5, upright, torch.rand(n) * 2 * math.pi).view(-1, 1, 1, 1)
+    rows = torch.arange(height).view(1, 1, -1, 1) - torch.rand(n, 1, 1, 1) * height
+    columns = torch.arange(width).view(1, 1, 1, -1) - torch.rand(n, 1, 1, 1) * width
+    return columns * torch.cos(angle) + rows * torch.sin(angle)
+
+
 def dropout_patches(images: Tensor, chance: float = 0.3) -> Tensor:
     """Patches without data, black as in a cloud-masked scene, so that no label can be read off them."""
     n, _, height, width = images.shape

@@ -18,14 +18,22 @@ CEILING = {"uint8": 255.0, "uint16": 65535.0}
 # A satellite's reflectance is calibrated, so a chip's brightness is evidence and may vary little; how bright
 # a photograph is says nothing of its cracks.
 WEATHER = {"classify": 0.3, "segment": 1.0}
+# How many of the photographs get a straight edge that is no crack.
+SEAMS = 0.5
+
+# A sensor feature further from its mean counts as this far, in standard deviations. A broken gauge then cannot
+# shout down the camera, and int8 ranges can cover every reading there may be, not only those seen so far.
+SENSOR_LIMIT = 4.0
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Per-band mean and standard deviation of raw pixels."""
+    """Mean and standard deviation of raw pixels, per band, and of raw sensor features, each in its own unit."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    sensor_mean: tuple[float, ...] = ()
+    sensor_std: tuple[float, ...] = ()
 
     @staticmethod
     def of(samples: Samples) -> "Normalisation":
@@ -33,7 +41,9 @@ class Normalisation:
         images = samples.images[:: max(1, len(samples) // 1000)].astype(np.float64)
         std = np.maximum(images.std((0, 1, 2)), 1.0)
         return Normalisation(
-            tuple(float(x) for x in images.mean((0, 1, 2)).round(3)), tuple(float(x) for x in std.round(3))
+            tuple(float(x) for x in images.mean((0, 1, 2)).round(3)),
+            tuple(float(x) for x in std.round(3)),
+            *_sensor_statistics(samples.sensors),
         )
 
     def apply(self, pixels: Tensor) -> Tensor:
@@ -41,6 +51,27 @@ class Normalisation:
         mean = torch.tensor(self.mean, device=pixels.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(1, -1, 1, 1)
         return (pixels - mean) / std
+
+    def of_sensors(self, sensors: NDArray[np.float32] | None) -> Tensor | None:
+        """Raw sensor features (N, m) to what the network joins with the image; None where there are none."""
+        if sensors is None:
+            return None
+        mean, std = torch.tensor(self.sensor_mean), torch.tensor(self.sensor_std)
+        return standardised(torch.from_numpy(sensors), mean, std)
+
+
+def standardised(sensors: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Raw features (N, m) in standard deviations from their means, at most SENSOR_LIMIT of them."""
+    return ((sensors - mean) / std).clamp(-SENSOR_LIMIT, SENSOR_LIMIT)
+
+
+def _sensor_statistics(sensors: NDArray[np.float32] | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each feature to six digits; a feature that never changes is left as it is."""
+    if sensors is None:
+        return (), ()
+    mean, std = sensors.mean(0, np.float64), sensors.std(0, np.float64)
+    std = np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, 1.0)
+    return tuple(float(f"{x:.6g}") for x in mean), tuple(float(f"{x:.6g}") for x in std)
 
 
 def to_tensor(images: NDArray[np.generic]) -> Tensor:
@@ -92,8 +123,11 @@ def crop(samples: Samples, index: int, size: int) -> tuple[NDArray[np.generic], 
 
 def training_batches(
     samples: Samples, normalisation: Normalisation, batch: int, count: int, crop_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of augmented (images, targets): targets (N, 1) to classify, (N, 1, H, W) to segment."""
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """One epoch of augmented (images, targets, sensors): targets (N, 1) to classify, (N, 1, H, W) to segment.
+
+    sensors: (N, m) as the network sees them, None where the samples have none.
+    """
     dtype = str(samples.images.dtype)
     full, ceiling = FULL_SCALE[dtype], CEILING[dtype] / FULL_SCALE[dtype]
     order = balanced_order(samples, count)
@@ -109,9 +143,13 @@ def training_batches(
         images, masks = augment.turn(images / full, masks)
         if float(torch.rand(())) < 0.5 and min(images.shape[2:]) >= 9:
             images, masks = augment.zoom(images, masks)
+        if masks is not None:
+            images, masks = augment.seam(images, masks, SEAMS)
+            images = augment.shadow(images)
         images = augment.weather(images, WEATHER[samples.task], ceiling)
         if masks is None:  # a patch without data over a crack would teach that black is crack
             images = augment.dropout_patches(images)
         labels = torch.from_numpy(samples.labels[chosen]).float().unsqueeze(1) if masks is None else masks
         images = normalisation.apply(images * full)
-        yield images.contiguous(memory_format=torch.channels_last), labels
+        sensors = None if samples.sensors is None else normalisation.of_sensors(samples.sensors[chosen])
+        yield images.contiguous(memory_format=torch.channels_last), labels, sensors

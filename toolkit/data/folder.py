@@ -1,14 +1,17 @@
 """Reads a folder of labelled images, in any of the three layouts users have, into Samples."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from targets.runtime.errors import HighwallError
 from toolkit.data import pixels, tables
 from toolkit.data.samples import Pixels, Samples, Unlabelled
+from toolkit.data.windows import features
 
 LAYOUTS = (
     "expected chips.npz (x, y), or two folders of images (one per class), or images/ beside masks/ (pairs by name)"
@@ -29,6 +32,8 @@ def read(folder: Path) -> Samples:
 
     `chips.npz` with x (N,H,W,C) and y (N,), and index.csv and folds.csv if present; two folders of images,
     one per class; `images/` with `masks/` (white is positive), and groups.csv and folds.csv if present.
+    To classify, readings may lie beside the images: `sensors` (N,m) in chips.npz, perhaps with `sensor_names`, or
+    sensors.csv with `name` (the image's path in the folder, or the chip's number) and one column a feature.
 
     Raises HighwallError, naming the file and the mend, for anything that would make a wrong training set.
     """
@@ -72,7 +77,8 @@ def read_any(folder: Path) -> Samples | Unlabelled:
     layout = find_layout(folder)
     if layout == "images" or (layout == "chips" and "y" not in pixels.load_npz(folder / "chips.npz")):
         images, names = read_images(folder)
-        return Unlabelled(images, names)
+        arrays = pixels.load_npz(folder / "chips.npz") if layout == "chips" else {}
+        return Unlabelled(images, names, *_read_sensors(folder, names, arrays)[:2])
     return read(folder)
 
 
@@ -136,6 +142,7 @@ def _read_chips(folder: Path) -> Samples:
             raise HighwallError(f"{folder / 'index.csv'} and y of {path} disagree on {differ} labels; mend either")
     sources = tables.strings(index, "source", folder / "index.csv") if index and "source" in index[0] else None
     folds = tables.read_rows(folder / "folds.csv", "chip", names)
+    sensors = _read_sensors(folder, names, arrays)
     return Samples(
         task="classify",
         images=images,
@@ -144,7 +151,12 @@ def _read_chips(folder: Path) -> Samples:
         folds=tables.integers(folds, "fold", folder / "folds.csv"),
         groups=sources,
         class_names=("no mine", "mine"),
-        found=f"{folder}: chips.npz" + _also(index is not None, "index.csv") + _also(folds is not None, "folds.csv"),
+        found=f"{folder}: chips.npz"
+        + _also(index is not None, "index.csv")
+        + _also(folds is not None, "folds.csv")
+        + _also(sensors.beside, "sensors.csv"),
+        sensors=sensors.features,
+        sensor_names=sensors.names,
     )
 
 
@@ -161,16 +173,64 @@ def _read_classes(folder: Path) -> Samples:
         files += found
         labels += [label] * len(found)
     why = "its name says so" if known else "alphabetically second; rename the folders if that is wrong"
+    names = tuple(file.relative_to(folder).as_posix() for file in files)
+    sensors = _read_sensors(folder, names)
     return Samples(
         task="classify",
         images=pixels.stack(files),
         labels=np.array(labels, dtype=np.uint8),
-        names=tuple(file.relative_to(folder).as_posix() for file in files),
+        names=names,
         folds=None,
         groups=None,
         class_names=(negative.name, positive.name),
-        found=f"{folder}: one folder per class; '{positive.name}' is positive ({why})",
+        found=f"{folder}: one folder per class; '{positive.name}' is positive ({why})"
+        + _also(sensors.beside, "sensors.csv"),
+        sensors=sensors.features,
+        sensor_names=sensors.names,
     )
+
+
+class _Sensors(NamedTuple):
+    """What was read beside each image: (N,m) or None, the features' names, and whether sensors.csv had them."""
+
+    features: NDArray[np.float32] | None
+    names: tuple[str, ...] = ()
+    beside: bool = False
+
+
+def _read_sensors(folder: Path, names: Sequence[str], arrays: Mapping[str, NDArray[Any]] | None = None) -> _Sensors:
+    """The sensor features of chips.npz, or of sensors.csv."""
+    table = folder / "sensors.csv"
+    if arrays and "sensors" in arrays:
+        if table.is_file():
+            raise HighwallError(f"{folder} has sensors in chips.npz and in {table.name}; keep one of them")
+        return _npz_sensors(arrays, len(names), folder / "chips.npz")
+    rows = tables.read_rows(table, "name", names)
+    if not rows:
+        return _Sensors(None)
+    columns = [column for column in rows[0] if column != "name"]
+    if not columns or None in columns or "" in columns:
+        raise HighwallError(f"{table} needs a name at the head of each column, and a feature beside 'name'")
+    places = [f"row {name}" for name in names]
+    return _Sensors(features(rows, columns, places, table), tuple(columns), beside=True)
+
+
+def _npz_sensors(arrays: Mapping[str, NDArray[Any]], count: int, path: Path) -> _Sensors:
+    found = arrays["sensors"]
+    if found.dtype.kind not in "iuf":
+        raise HighwallError(f"sensors of {path} are {found.dtype}; expected numbers of shape N,m")
+    if found.ndim != 2 or len(found) != count or found.shape[1] == 0:
+        raise HighwallError(
+            f"sensors of {path} have shape {list(found.shape)} for {count} chips; expected [{count}, m]"
+        )
+    names = arrays.get("sensor_names", np.empty(0, np.str_))
+    if names.ndim != 1 or (len(names) and names.dtype.kind != "U") or len(names) not in (0, found.shape[1]):
+        raise HighwallError(
+            f"sensor_names of {path} are {names.dtype}{list(names.shape)} for {found.shape[1]} features; "
+            "expected one text each"
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which Samples refuses
+        return _Sensors(found.astype(np.float32), tuple(map(str, names)))
 
 
 def _read_pairs(folder: Path) -> Samples:
@@ -185,6 +245,10 @@ def _read_pairs(folder: Path) -> Samples:
     if spare := sorted(masks.keys() - files.keys()):
         raise HighwallError(f"{len(spare)} masks have no image, such as {masks[spare[0]]}; add it or remove them")
     names = tuple(files)
+    if (folder / "sensors.csv").is_file():
+        raise HighwallError(
+            f"{folder / 'sensors.csv'} goes with images to classify, this folder has masks; take it away"
+        )
     images = pixels.stack(list(files.values()))
     labels = np.empty(images.shape[:3], dtype=np.uint8)
     for row, name in enumerate(names):

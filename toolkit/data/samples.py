@@ -24,6 +24,8 @@ class Samples:
     images: (N,H,W,C), uint8 or uint16. labels: uint8 of 0 and 1, (N,) to classify or (N,H,W) to segment.
     folds: (N,) int64 or None. groups: (N,) str or None; samples of one group must stay on one side of a
     split. class_names: (negative, positive). found: one line on where the samples came from.
+    sensors: (N,m) float32 or None, to classify only: beside each image the features of the latest valid reading
+    window, raw, each in a unit of its own. sensor_names: one for each feature, or none.
 
     Raises HighwallError when the arrays do not fit each other.
     """
@@ -36,6 +38,8 @@ class Samples:
     groups: NDArray[np.str_] | None
     class_names: tuple[str, str]
     found: str = ""
+    sensors: NDArray[np.float32] | None = None
+    sensor_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.task not in ("classify", "segment"):
@@ -56,6 +60,9 @@ class Samples:
         for what, values in (("names", self.names), ("folds", self.folds), ("groups", self.groups)):
             if values is not None and len(values) != count:
                 raise HighwallError(f"{len(values)} {what} for {count} images; expected one for each")
+        if self.sensors is not None and self.task == "segment":
+            raise HighwallError("sensor features go with images to classify; leave them out to segment")
+        check_sensors(self.sensors, self.sensor_names, count)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,8 +84,8 @@ class Samples:
 
     @cached_property
     def digest(self) -> str:
-        """Sha256, in hex, over images, labels, names and folds: the provenance's data hash."""
-        return digest(self.images, self.labels, self.names, self.folds)
+        """Sha256, in hex, over images, labels, names, folds and any sensors: the provenance's data hash."""
+        return digest(self.images, self.labels, self.names, self.folds, self.sensors, self.sensor_names)
 
     def take(self, indices: NDArray[np.integer[Any]] | Sequence[int]) -> "Samples":
         """The samples at `indices`, in that order."""
@@ -90,7 +97,25 @@ class Samples:
             names=tuple(self.names[i] for i in chosen),
             folds=None if self.folds is None else self.folds[chosen],
             groups=None if self.groups is None else self.groups[chosen],
+            sensors=None if self.sensors is None else self.sensors[chosen],
         )
+
+    def feeding(self, who: str, count: int, names: Sequence[str] = ()) -> "Samples":
+        """These samples as the network `who`, with `count` sensor features called `names`, takes them.
+
+        A network without sensors sees the images alone. Raises HighwallError where features are missing, too
+        many or others, because a network cannot tell millimetres from degrees.
+        """
+        if not count:
+            return self if self.sensors is None else replace(self, sensors=None, sensor_names=())
+        wanted = f"{who} takes {count} sensor features" + (f" ({', '.join(names)})" if names else "")
+        if self.sensors is None:
+            raise HighwallError(f"{wanted}, this data has none; add sensors.csv, or `sensors` to chips.npz")
+        if self.sensors.shape[1] != count:
+            raise HighwallError(f"{wanted}, this data has {self.sensors.shape[1]}; give those it was trained on")
+        if names and self.sensor_names and tuple(names) != self.sensor_names:
+            raise HighwallError(f"{wanted}, this data has {', '.join(self.sensor_names)}; give those, in that order")
+        return self
 
     def describe(self) -> str:
         """What was found, over a few lines, for a person to check before training on it."""
@@ -108,6 +133,9 @@ class Samples:
             lines.append("groups: none, neighbouring images may leak across a random split")
         else:
             lines.append(f"groups: {len(np.unique(self.groups))}, kept whole when splitting")
+        if self.sensors is not None:
+            named = f": {', '.join(self.sensor_names)}" if self.sensor_names else ""
+            lines.append(f"sensors: {self.sensors.shape[1]} features beside each image{named}")
         return "\n".join(lines)
 
     def _balance(self) -> str:
@@ -120,18 +148,42 @@ class Samples:
 
 @dataclass(frozen=True, eq=False)
 class Unlabelled:
-    """Images without labels, for calibration: images (N,H,W,C) uint8 or uint16 and their names."""
+    """Images without labels, for calibration: images (N,H,W,C) uint8 or uint16, their names, any sensors (N,m)."""
 
     images: Pixels
     names: tuple[str, ...]
+    sensors: NDArray[np.float32] | None = None
+    sensor_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_sensors(self.sensors, self.sensor_names, len(self.images))
 
     def __len__(self) -> int:
         return len(self.images)
 
     @cached_property
     def digest(self) -> str:
-        """Sha256, in hex, over images and names."""
-        return digest(self.images, None, self.names, None)
+        """Sha256, in hex, over images, names and any sensors."""
+        return digest(self.images, None, self.names, None, self.sensors, self.sensor_names)
+
+
+def check_sensors(sensors: NDArray[np.float32] | None, names: Sequence[str], count: int) -> None:
+    """Raise HighwallError unless `sensors` are (count, m) finite float32 and `names`, if any, one for each feature."""
+    if sensors is None:
+        if names:
+            raise HighwallError(f"{len(names)} sensor names without sensor features; give both or neither")
+        return
+    if sensors.dtype != np.float32 or sensors.ndim != 2 or len(sensors) != count or sensors.shape[1] == 0:
+        raise HighwallError(
+            f"sensors are {sensors.dtype}{list(sensors.shape)}; expected float32 of shape {count},m with m from 1"
+        )
+    if bad := int(sensors.size - np.isfinite(sensors).sum()):
+        row = int(np.flatnonzero(~np.isfinite(sensors).all(axis=1))[0])
+        raise HighwallError(f"{bad} sensor features are NaN or infinite, the first in row {row}; leave such rows out")
+    if names and (len(names) != sensors.shape[1] or len(set(names)) != len(names) or not all(names)):
+        raise HighwallError(
+            f"sensor names are {', '.join(names)} for {sensors.shape[1]} features; give each a name of its own"
+        )
 
 
 def digest(
@@ -139,8 +191,13 @@ def digest(
     labels: NDArray[Any] | None,
     names: Sequence[str],
     folds: NDArray[Any] | None,
+    sensors: NDArray[Any] | None = None,
+    sensor_names: Sequence[str] = (),
 ) -> str:
-    """Sha256, in hex, of the arrays with their shapes and dtypes, so that no two layouts collide."""
+    """Sha256, in hex, of the arrays with their shapes and dtypes, so that no two layouts collide.
+
+    Without sensors it is what it was before there were any.
+    """
     sha = hashlib.sha256()
     for array in (images, labels, folds):
         if array is None:
@@ -149,7 +206,16 @@ def digest(
         sha.update(f"{array.dtype.str}{array.shape};".encode())
         sha.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
     for name in names:
-        encoded = name.encode("utf-8", "surrogateescape")
-        sha.update(f"{len(encoded)}:".encode())
-        sha.update(encoded)
+        _update(sha, name)
+    if sensors is not None:
+        sha.update(f"sensors{sensors.dtype.str}{sensors.shape};".encode())
+        sha.update(np.ascontiguousarray(sensors).data.cast("B") if sensors.size else b"")
+        for name in sensor_names:
+            _update(sha, name)
     return sha.hexdigest()
+
+
+def _update(sha: "hashlib._Hash", name: str) -> None:
+    encoded = name.encode("utf-8", "surrogateescape")
+    sha.update(f"{len(encoded)}:".encode())
+    sha.update(encoded)

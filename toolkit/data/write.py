@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,7 +20,7 @@ from toolkit.data.samples import Samples
 def write(samples: Samples, folder: Path, columns: Mapping[str, Sequence[object]] | None = None) -> None:
     """Writes `samples` into a new or empty `folder`, such that `folder.read` gives them back.
 
-    To classify: chips.npz, index.csv and folds.csv; chips are named by their position there. To segment:
+    To classify: chips.npz (with any sensors), index.csv and folds.csv; chips are named by their position. To segment:
     images/ and masks/ as PNG (npy where PNG cannot hold the bands), groups.csv and folds.csv. `columns` are
     more columns for index.csv or groups.csv.
 
@@ -66,13 +67,21 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def _write_chips(samples: Samples, folder: Path, columns: Mapping[str, Sequence[object]]) -> None:
     chips = range(len(samples))
     with atomic_write(folder / "chips.npz") as partial:
-        np.savez_compressed(partial, x=samples.images, y=samples.labels)
+        np.savez_compressed(partial, x=samples.images, y=samples.labels, **_sensors(samples))
     index: dict[str, Sequence[object]] = {"chip": chips, "label": samples.labels.tolist()}
     if samples.groups is not None:
         index["source"] = samples.groups.tolist()
     _write_table(folder / "index.csv", index | dict(columns))
     if samples.folds is not None:
         _write_table(folder / "folds.csv", {"chip": chips, "fold": samples.folds.tolist()})
+
+
+def _sensors(samples: Samples) -> dict[str, Any]:
+    """The arrays of chips.npz that hold sensor features, where there are any."""
+    if samples.sensors is None:
+        return {}
+    names: dict[str, Any] = {"sensor_names": np.array(samples.sensor_names)} if samples.sensor_names else {}
+    return {"sensors": samples.sensors} | names
 
 
 def _write_pairs(samples: Samples, folder: Path, columns: Mapping[str, Sequence[object]]) -> None:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from toolkit.checkpoint import Model
+from toolkit.data.batches import standardised
+from toolkit.temperature import fold
 
 OPSET = 20
 TORCH_DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16}
@@ -20,7 +22,7 @@ TORCH_DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16}
 class Deployed(nn.Module):
     """The network between raw pixels and probabilities, as it runs on a board.
 
-    image: (1, H, W, bands) of the model's dtype. sensors: (1, m) float, when the network has any.
+    image: (1, H, W, bands) of the model's dtype. sensors: (1, m) float, raw readings, when the network has any.
     Gives (1, 1) or (1, classes) to classify, (1, H, W) to segment; softmax over two classes or more.
     """
 
@@ -28,15 +30,27 @@ class Deployed(nn.Module):
         super().__init__()
         self.network = network
         self.task = model.network.task
+        self.tempering = model.tempering
         self.mean: Tensor
         self.scale: Tensor
         self.register_buffer("mean", torch.tensor(model.mean).view(1, -1, 1, 1))
         self.register_buffer("scale", 1 / torch.tensor(model.std).view(1, -1, 1, 1))
+        self.scaled = bool(model.sensor_mean)
+        self.sensor_mean: Tensor
+        self.sensor_std: Tensor
+        self.register_buffer("sensor_mean", torch.tensor(model.sensor_mean))
+        self.register_buffer("sensor_std", torch.tensor(model.sensor_std))
 
     def forward(self, image: Tensor, sensors: Tensor | None = None) -> Tensor:
         pixels = image.to(torch.float32).permute(0, 3, 1, 2)
         pixels = (pixels - self.mean) * self.scale
+        if sensors is not None and self.scaled:
+            # One int8 scale cannot hold every unit, so this must stay float. Engines quantize multiplications and no
+            # divisions, but converters multiply by 1 / std, unless the divisor looks as if it could change.
+            std = torch.maximum(self.sensor_std, sensors.clamp(max=0))
+            sensors = standardised(sensors, self.sensor_mean, std)
         logits = self.network(pixels) if sensors is None else self.network(pixels, sensors)
+        logits = self.tempering.apply(logits)
         if self.task == "segment":
             return torch.sigmoid(logits.squeeze(1))
         return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, 1)
@@ -55,6 +69,7 @@ def run_torch(
 
 def export(model: Model, network: nn.Module) -> bytes:
     """The network as serialised ONNX: inputs `image` (and `sensors`), output `probability`, fixed shapes."""
+    model, network = fold(model, network)
     config = model.network
     side = config.slice_size
     inputs: tuple[Tensor, ...] = (torch.zeros(1, side, side, config.bands, dtype=TORCH_DTYPES[model.dtype]),)

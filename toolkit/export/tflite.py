@@ -22,6 +22,7 @@ from targets.runtime.errors import HighwallError
 from toolkit.checkpoint import Model
 from toolkit.export.flatbuffer import kind, pack, unpack, values
 from toolkit.export.onnx import Deployed
+from toolkit.temperature import fold
 
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
 
@@ -33,6 +34,7 @@ def export(model: Model, network: nn.Module) -> bytes:
     are; `targets.runtime.tflite` widens them. Each layer's output bears the layer's path in torch.
     Raises HighwallError when the converter does not know an operator of the network.
     """
+    model, network = fold(model, network)
     config = model.network
     side = config.slice_size
     dtype = torch.uint8 if model.dtype == "uint8" else torch.int32
