@@ -108,8 +108,8 @@ def rnn_answers(
         network.train()
         order = torch.randperm(len(inputs))
         for start in range(0, len(inputs), BATCH):
-            chosen = order[start : start + BATCH]
-            loss = F.binary_cross_entropy_with_logits(network(inputs[chosen]), truth[chosen], pos_weight=rarity)
+            batch = order[start : start + BATCH]
+            loss = F.binary_cross_entropy_with_logits(network(inputs[batch]), truth[batch], pos_weight=rarity)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -127,6 +127,15 @@ def best_column(learned: Windows) -> tuple[str, float]:
     return name, 1.0 if aucs[name] >= 0.5 else -1.0
 
 
+def chosen(tried: list[dict[str, Any]]) -> dict[str, Any]:
+    """The settings that did best on the part to choose by, and how well each window length could do there."""
+    best = max(tried, key=lambda one: one["validation_auc"])
+    lengths = {str(one["steps"]): 0.0 for one in tried}
+    for one in tried:
+        lengths[str(one["steps"])] = max(lengths[str(one["steps"])], one["validation_auc"])
+    return best | {"validation_auc_by_steps": lengths}
+
+
 def search_linear(parts: dict[int, list[Windows]], bar: Any) -> dict[str, Any]:
     """Window length and penalty with the best AUC on the part to choose by."""
     tried = []
@@ -137,7 +146,7 @@ def search_linear(parts: dict[int, list[Windows]], bar: Any) -> dict[str, Any]:
         auc = _auc(choose.labels, linear_answers(model, scaling.apply(choose)))
         tried.append({"steps": steps, "penalty": penalty, "validation_auc": round(auc, 4)})
         bar.update()
-    return max(tried, key=lambda one: one["validation_auc"])
+    return chosen(tried)
 
 
 def search_rnn(parts: dict[int, list[Windows]], seeds: int, epochs: int, bar: Any) -> dict[str, Any]:
@@ -155,7 +164,7 @@ def search_rnn(parts: dict[int, list[Windows]], seeds: int, epochs: int, bar: An
             auc = mean(_auc(choose.labels, each) for each in answers)
             tried.append({"steps": steps, "lr": rate, "epochs": epoch, "validation_auc": round(auc, 4)})
         bar.update()
-    return max(tried, key=lambda one: one["validation_auc"])
+    return chosen(tried)
 
 
 def run(series: Series, seeds: int, epochs: int = EPOCHS) -> dict[str, Any]:
@@ -166,18 +175,18 @@ def run(series: Series, seeds: int, epochs: int = EPOCHS) -> dict[str, Any]:
     gap = max(STEPS) + 1  # one for all lengths, so that all are judged on the same shifts
     parts = {steps: split(cut(series, steps, ahead=0), bounds, gap) for steps in STEPS}
     with tqdm(total=len(STEPS) * (len(PENALTIES) + len(RATES)), desc="settings", leave=False, disable=None) as bar:
-        chosen = {"linear": search_linear(parts, bar), "rnn": search_rnn(parts, seeds, epochs, bar)}
+        settings = {"linear": search_linear(parts, bar), "rnn": search_rnn(parts, seeds, epochs, bar)}
     answers: dict[str, list[NDArray[np.float64]]] = {}
-    fit, test = _learned(parts[chosen["linear"]["steps"]])
+    fit, test = _learned(parts[settings["linear"]["steps"]])
     scaling = Scaling.of(fit)
-    model = linear(scaling.apply(fit), fit.labels, chosen["linear"]["penalty"])
+    model = linear(scaling.apply(fit), fit.labels, settings["linear"]["penalty"])
     answers["linear"] = [linear_answers(model, scaling.apply(test))]
     name, sign = best_column(fit)
     columns = dict.fromkeys((*(each for each in ASSESSMENTS if each in series.names), name), 1.0) | {name: sign}
     for each, way in columns.items():
         answers[f"column {each}"] = [way * test.values[:, -1, series.names.index(each)].astype(np.float64)]
-    fit, test = _learned(parts[chosen["rnn"]["steps"]])
-    scaling, best = Scaling.of(fit), chosen["rnn"]
+    fit, test = _learned(parts[settings["rnn"]["steps"]])
+    scaling, best = Scaling.of(fit), settings["rnn"]
     inputs, others = scaling.apply(fit), scaling.apply(test)
     answers["rnn"] = [
         rnn_answers(inputs, fit.labels, others, rate=best["lr"], epochs=best["epochs"], seed=seed)[-1]
@@ -199,7 +208,7 @@ def run(series: Series, seeds: int, epochs: int = EPOCHS) -> dict[str, Any]:
         }
         | dict.fromkeys(constant, "never changes in the part to learn from"),
         "search": {"steps": STEPS, "lr": RATES, "epochs": epochs, "penalty": PENALTIES, "seeds": seeds},
-        "chosen": chosen,
+        "chosen": settings,
         "best_column": name,
         "scores": {name: _scores(test.labels, each) for name, each in sorted(answers.items())},
     }
@@ -245,9 +254,9 @@ def _scores(labels: NDArray[np.uint8], runs: list[NDArray[np.float64]]) -> dict[
     dice = np.random.default_rng(0)
     resampled = []
     for _ in range(500):
-        chosen = dice.integers(0, len(labels), len(labels))
-        if 0 < labels[chosen].sum() < len(chosen):
-            resampled.append(mean(_auc(labels[chosen], run[chosen]) for run in runs))
+        drawn = dice.integers(0, len(labels), len(labels))
+        if 0 < labels[drawn].sum() < len(drawn):
+            resampled.append(mean(_auc(labels[drawn], run[drawn]) for run in runs))
     return {
         "runs": len(runs),
         "auc": round(mean(aucs), 4),

@@ -27,7 +27,7 @@ from toolkit.build import build
 from toolkit.calibration import Calibration
 from toolkit.data.batches import Normalisation
 from toolkit.data.samples import Samples
-from toolkit.data.slopes import slopes
+from toolkit.data.slopes import SENSORS, slopes
 from toolkit.evaluate import evaluate
 from toolkit.quantize.recipes import plain
 from toolkit.runs import Request, plan
@@ -82,11 +82,11 @@ def deployed(samples: Samples, test: Samples, path: Path, out: Path) -> dict[str
     assert found.session is not None
     assert found.golden is not None
     assert test.sensors is not None
-    calm = test.sensors[~test.positive].mean(0)
+    calm = test.sensors[int(np.argmin(test.sensors[:, SENSORS.index("extensometer_velocity")]))]
     index = int(np.flatnonzero(test.positive)[0])
     said = {
         what: predict(found.session, found.artifact.manifest, test.images[index], readings).probability
-        for what, readings in (("its own readings", test.sensors[index]), ("readings of a stable slope", calm))
+        for what, readings in (("its own readings", test.sensors[index]), ("the slowest slope's readings", calm))
     }
     return {
         "board": BOARD,

@@ -35,7 +35,19 @@ def mine(tmp_path: Path) -> Path:
             word = "b" if states[i] > 1 else "a"
             measured = round(float(np.exp(10 + states[i])))
             table.writerow(
-                [word, "abc"[i % 3], "NW"[i % 2], measured, i % 97, word, int(bumps[i]), 0, energy, energy, int(bumps[i + 1])]
+                [
+                    word,
+                    "abc"[i % 3],
+                    "NW"[i % 2],
+                    measured,
+                    i % 97,
+                    word,
+                    int(bumps[i]),
+                    0,
+                    energy,
+                    energy,
+                    int(bumps[i + 1]),
+                ]
             )
     return tmp_path
 

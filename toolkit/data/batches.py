@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from targets.runtime.errors import HighwallError
 from toolkit.data import augment
 from toolkit.data.samples import Samples
 
@@ -56,6 +57,11 @@ class Normalisation:
         """Raw sensor features (N, m) to what the network joins with the image; None where there are none."""
         if sensors is None:
             return None
+        if len(self.sensor_mean) != sensors.shape[1]:
+            raise HighwallError(
+                f"the scaling of {len(self.sensor_mean)} sensor features is known, {sensors.shape[1]} were given; "
+                "give those that the network was trained on"
+            )
         mean, std = torch.tensor(self.sensor_mean), torch.tensor(self.sensor_std)
         return standardised(torch.from_numpy(sensors), mean, std)
 
