@@ -56,7 +56,7 @@ def table(results: list[dict[str, Any]]) -> str:
     heads = ("trial", "task", "aside", "inner", "epochs", "loss", *COLUMNS, "best f1", "minutes")
     lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for found in results:
-        about = [str(found[key]) for key in ("name", "task", "aside", "inner", "epochs")]
+        about = [str(found["settings"][key]) for key in ("name", "task", "aside", "inner", "epochs")]
         scores = [f"{found['shipped'][column]:.3f}" for column in COLUMNS] + [f"{found['best']['f1']:.3f}"]
         lines.append("| " + " | ".join([*about, f"{found['loss']:.3f}", *scores, str(found["seconds"] // 60)]) + " |")
     return "\n".join(lines)
@@ -97,8 +97,7 @@ def _run(args: argparse.Namespace) -> None:
     keys = ("name", "task", "aside", "inner", "network", "multiplier", "epochs", "loss", "lr", "no_ratios", "seams")
     settings = {key: getattr(args, key) for key in keys}
     if done.exists():
-        there = json.loads(done.read_text())
-        if {key: there[key] for key in keys} != settings:
+        if json.loads(done.read_text())["settings"] != settings:
             raise HighwallError(f"{done} holds other settings; choose another NAME or --results")
         return
     torch.set_num_threads(args.threads)
@@ -122,7 +121,7 @@ def _run(args: argparse.Namespace) -> None:
     words = [f"--{key}" if value is True else f"--{key} {value}" for key, value in options.items() if value]
     words += [f"--{key} 0" for key in ("aside", "inner") if options[key] == 0]
     command = " ".join([f"python -m benchmarks.trials {args.name} --data DIR", *words, f"--threads {args.threads}"])
-    write_text(done, json.dumps(settings | {"command": command} | found, indent=1) + "\n")
+    write_text(done, json.dumps({"command": command, "settings": settings} | found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
