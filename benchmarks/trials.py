@@ -77,8 +77,6 @@ def main() -> None:
     parser.add_argument("--lr", type=float)
     parser.add_argument("--no-ratios", action="store_true", help="without log ratios of bands")
     parser.add_argument("--seams", type=float, default=batches.SEAMS, help="share of photographs with a straight edge")
-    parser.add_argument("--clutter", type=float, default=batches.CLUTTER, help="share with grass or litter")
-    parser.add_argument("--ledges", type=float, default=batches.LEDGES, help="share with the shade under a ledge")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -96,14 +94,14 @@ def main() -> None:
 def _run(args: argparse.Namespace) -> None:
     name = f"{args.name}-{args.task}-{args.aside}-{args.inner}"
     done = args.results / f"{name}.json"
-    keys = "name task aside inner network multiplier epochs loss lr no_ratios seams clutter ledges".split()
+    keys = "name task aside inner network multiplier epochs loss lr no_ratios seams".split()
     settings = {key: getattr(args, key) for key in keys}
     if done.exists():
         if json.loads(done.read_text())["settings"] != settings:
             raise HighwallError(f"{done} holds other settings; choose another NAME or --results")
         return
     torch.set_num_threads(args.threads)
-    batches.SEAMS, batches.CLUTTER, batches.LEDGES = args.seams, args.clutter, args.ledges
+    batches.SEAMS = args.seams
     samples = read(args.data)
     if samples.folds is None:
         raise HighwallError(f"{args.data} has no folds.csv; a trial needs folds")

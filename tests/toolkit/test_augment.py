@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from toolkit.data import augment
-from toolkit.data.clutter import clutter
 
 SIZES = [(1, 9, 13), (5, 17, 9), (4, 3, 31)]
 
@@ -78,40 +77,6 @@ def test_a_shadow_only_darkens_and_leaves_no_pixel_black(size: tuple[int, int, i
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("lay", [augment.ledge, clutter])
-def test_what_lies_on_the_ground_hides_cracks_and_makes_none(
-    lay: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]], size: tuple[int, int, int]
-) -> None:
-    images, masks = torch.rand(size[0], 3, *size[1:]), torch.randint(2, (size[0], 1, *size[1:])).float()
-    for _ in range(8):
-        laid, found = lay(images, masks, 1.0)
-        assert laid.shape == images.shape
-        assert laid.isfinite().all()
-        assert 0 <= laid.min() <= laid.max() <= 1
-        assert (found <= masks).all()
-    untouched, same = lay(images, masks, 0.0)
-    assert torch.equal(untouched, images)
-    assert torch.equal(same, masks)
-
-
-def test_ledges_are_dark_and_wide_and_no_cracks() -> None:
-    images, masks = torch.full((64, 3, 60, 60), 0.5), torch.ones(64, 1, 60, 60)
-    shaded, found = augment.ledge(images, masks, chance=1.0)
-    dark = (shaded < 0.25).all(1, keepdim=True)
-    assert not found[dark].any()
-    assert found[~dark].all()
-    assert dark.sum((1, 2, 3)).max() > 60 * 20
-
-
-def test_clutter_draws_blades_and_things_of_many_colours() -> None:
-    images, masks = torch.full((64, 3, 80, 80), 0.5), torch.ones(64, 1, 80, 80)
-    laid, found = clutter(images, masks, 1.0)
-    assert ((laid - 0.5).abs().amax(1) > 0.1).flatten(1).any(1).float().mean() > 0.9
-    assert 0.5 < found.mean() < 0.99
-    assert (laid[:, 1] > laid[:, 2] + 0.1).any()  # grass
-
-
-@pytest.mark.parametrize("size", SIZES)
 def test_weather_stays_between_black_and_saturation(size: tuple[int, int, int]) -> None:
     for _ in range(8):
         images = augment.weather(torch.rand(size[0], 3, *size[1:]) * 1.5, ceiling=1.25)
@@ -132,8 +97,6 @@ def test_dropped_patches_are_black_in_every_band_and_the_rest_is_untouched() -> 
     "vary",
     [
         lambda images, masks: augment.seam(images, masks)[0],
-        lambda images, masks: augment.ledge(images, masks)[0],
-        lambda images, masks: clutter(images, masks, 1.0)[0],
         lambda images, masks: augment.shadow(images),
         lambda images, masks: augment.weather(images),
         lambda images, masks: augment.zoom(images, masks)[0],

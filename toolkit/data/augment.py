@@ -88,19 +88,6 @@ def shadow(images: Tensor, chance: float = 0.3) -> Tensor:
     return images * (1 - loss * torch.sigmoid(_distance(n, height, width) / soft)).to(images.device)
 
 
-def ledge(images: Tensor, masks: Tensor, chance: float = 0.3) -> tuple[Tensor, Tensor]:
-    """The shade under a ledge on some of the images: deep at a straight edge, fading to one side, and wide.
-
-    Unlike a seam it is broader than cracks are, and unlike a shadow it ends by itself.
-    """
-    n, _, height, width = images.shape
-    distance = _distance(n, height, width)
-    reach = torch.exp(torch.empty(n, 1, 1, 1).uniform_(math.log(4), math.log(50)))
-    depth = torch.empty(n, 1, 1, 1).uniform_(0.2, 0.85) * _hits(n, chance)
-    shade = depth * torch.where(distance > 0, torch.exp(-((distance / reach) ** 2)), torch.exp(distance * 2))
-    return images * (1 - shade).to(images.device), masks.masked_fill((shade > 0.5).to(masks.device), 0.0)
-
-
 def _hits(n: int, chance: float) -> Tensor:
     return (torch.rand(n) < chance).view(-1, 1, 1, 1)
 

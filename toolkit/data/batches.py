@@ -10,7 +10,6 @@ from torch import Tensor
 
 from targets.runtime.errors import HighwallError
 from toolkit.data import augment
-from toolkit.data.clutter import clutter
 from toolkit.data.samples import Samples
 
 # What one unit of brightness is, for augmentation alone: 8-bit full scale, and a reflectance of 1.
@@ -22,9 +21,6 @@ CEILING = {"uint8": 255.0, "uint16": 65535.0}
 WEATHER = {"classify": 0.3, "segment": 1.0}
 # How many of the photographs get a straight edge that is no crack.
 SEAMS = 0.5
-# How many get things that lie on the ground, and how many the shade under a ledge.
-CLUTTER = 0.0
-LEDGES = 0.0
 
 # A sensor feature further from its mean counts as this far, in standard deviations. A broken gauge then cannot
 # shout down the camera, and int8 ranges can cover every reading there may be, not only those seen so far.
@@ -155,8 +151,6 @@ def training_batches(
             images, masks = augment.zoom(images, masks)
         if masks is not None:
             images, masks = augment.seam(images, masks, SEAMS)
-            images, masks = augment.ledge(images, masks, LEDGES)
-            images, masks = clutter(images, masks, CLUTTER)
             images = augment.shadow(images)
         images = augment.weather(images, WEATHER[samples.task], ceiling)
         if masks is None:  # a patch without data over a crack would teach that black is crack
