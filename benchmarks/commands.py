@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def bench_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `highwall bench`."""
-    parser.add_argument("action", choices=("run",), help="run: measure one artifact")
-    parser.add_argument("file", type=Path, metavar="FILE", help="an artifact, NAME.highwall")
+    parser.add_argument("action", choices=("run", "loss"), help="run: measure one artifact; loss: what a client loses")
+    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="run: an artifact, NAME.highwall")
     parser.add_argument("--board", metavar="BOARD", help="what it is to run on (default: what it was made for)")
     parser.add_argument("--any-board", action="store_true", help="measure on this machine or host whatever it is")
     where = parser.add_mutually_exclusive_group()
@@ -29,15 +29,23 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     timed.add_argument("--threads", type=int, metavar="N", help="default 1")
     timed.add_argument("--wheels", type=Path, metavar="DIR", help="with --ssh: aarch64 wheels for a board without them")
     timed.add_argument("--python", metavar="PATH", help="with --ssh: the board's interpreter (default python3)")
+    lost = parser.add_argument_group("loss")
+    lost.add_argument("--client", metavar="NAME", help="a file of benchmarks/loss/clients")
+    lost.add_argument("--scenario", metavar="NAME", help="what happens to it; `list` names them")
+    lost.add_argument("--results", type=Path, metavar="DIR", help="also write CLIENT-SCENARIO.json there")
+    lost.add_argument("--keep", type=Path, metavar="DIR", help="keep the client's folder with its logs")
     parser.add_argument("--json", action="store_true")
 
 
 def bench(args: argparse.Namespace) -> int:
     """Measure an artifact; 1 where it was measured, but the machine was too busy, hot or throttled to quote it."""
+    _check_together(args)
+    if args.action == "loss":
+        return _loss(args)
+
     from targets.board import load_board
     from targets.runtime.artifact import read
 
-    _check_together(args)
     artifact = read(args.file)
     board = load_board(args.board or artifact.manifest.board)
     return _emulated(args, artifact, board) if args.emulate else _measured(args, board)
@@ -45,6 +53,17 @@ def bench(args: argparse.Namespace) -> int:
 
 def _check_together(args: argparse.Namespace) -> None:
     """Refuse options that say nothing where they stand."""
+    of_loss = [name for name in ("client", "scenario", "results", "keep") if getattr(args, name) is not None]
+    if args.action == "loss":
+        if args.file is not None:
+            raise HighwallError(f"`bench loss` measures a client, not {args.file}; name it with --client")
+        if args.scenario != "list" and (args.client is None or args.scenario is None):
+            raise HighwallError("`bench loss` needs --client NAME and --scenario NAME; --scenario list names them")
+        return
+    if of_loss:
+        raise HighwallError(f"--{of_loss[0]} is of `bench loss`")
+    if args.file is None:
+        raise HighwallError("`bench run` needs an artifact: highwall bench run NAME.highwall")
     given = [name for name in ("runs", "sustained", "threads", "wheels", "python") if getattr(args, name) is not None]
     given += ["any-board"] if args.any_board else []
     if args.emulate and given:
@@ -106,6 +125,37 @@ def _emulated(args: argparse.Namespace, artifact: "Artifact", board: "Board") ->
     if least is not None:
         print(f"estimate, not a measurement: at least {least:.3g} ms on a {board.title} ({FORMULA})")
     return 0
+
+
+def _loss(args: argparse.Namespace) -> int:
+    """0 where every reading came or was owned up to."""
+    import tempfile
+
+    from benchmarks.loss.measure import client_names, measure
+    from benchmarks.loss.scenarios import SCENARIOS
+    from targets.runtime.files import write_text
+
+    if args.scenario == "list":
+        width = max(map(len, SCENARIOS))
+        print("\n".join(f"{name:{width}}  {scenario.about}" for name, scenario in SCENARIOS.items()))
+        print(f"clients: {', '.join(client_names())}")
+        return 0
+    if args.scenario not in SCENARIOS:
+        raise HighwallError(f"no scenario is called {args.scenario!r}; choose {', '.join(SCENARIOS)}")
+    with tempfile.TemporaryDirectory(prefix="highwall-loss-") as temporary:
+        folder = (args.keep or Path(temporary)) / f"{args.client}-{args.scenario}"
+        found = measure(args.client, SCENARIOS[args.scenario], folder, _step)
+    command = f"highwall bench loss --client {args.client} --scenario {args.scenario} --json"
+    text = json.dumps({"command": command} | found, indent=2)
+    if args.results is not None:
+        write_text(args.results / f"{args.client}-{args.scenario}.json", text + "\n")
+    if args.json:
+        print(text)
+    else:
+        print(f"{args.client}, {found['about']}: {found['sent']:,} sent, {found['lost']:,} lost, ", end="")
+        print(f"{found['declared']:,} declared lost, {found['duplicated']:,} came twice")
+        print(f"{found['rss_mib']:g} MiB, {found['threads']} threads, {found['cpu_percent']:g} % of a core")
+    return int(found["lost"] > 0)
 
 
 WORDS = {

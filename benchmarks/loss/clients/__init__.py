@@ -1,0 +1,1 @@
+"""The clients that are measured, one file each, found by its name."""
