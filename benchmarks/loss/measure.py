@@ -1,6 +1,7 @@
 """One client through one scenario: started, fed, disturbed, and its readings counted at the far end."""
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -119,8 +120,9 @@ def measure(client: str, scenario: Scenario, folder: Path, say: Callable[[str], 
 
 
 def run(dialect: Dialect, scenario: Scenario, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run `scenario` with whatever `dialect` starts, in `folder`, where its logs stay."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Run `scenario` with whatever `dialect` starts, in `folder`, where its logs stay and nothing older does."""
+    shutil.rmtree(folder, ignore_errors=True)  # a broker's database remembers subscriptions, a client's its readings
+    folder.mkdir(parents=True)
     with Broker(folder / "broker") as broker, Link(broker.port) as link, Line() as line:
         ledger = Ledger(broker.port, dialect.TOPICS, dialect.read)
         process = Process(folder, *dialect.prepare(folder, line.port, link.port, say))

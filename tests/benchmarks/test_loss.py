@@ -85,7 +85,7 @@ def mosquitto(ci_or_skip: Callable[[str], NoReturn]) -> None:
     [("keeps", 0, 0, 0), ("loses", 20, 0, 0), ("doubles", 0, 0, 20), ("owns-up", 0, 20, 0)],
 )
 def test_every_reading_is_accounted_for(how: str, lost: int, declared: int, duplicated: int, tmp_path: Path) -> None:
-    found = run(Little(how), HEALTHY, tmp_path, lambda _: None)
+    found = run(Little(how), HEALTHY, tmp_path / "run", lambda _: None)
     counts = [found[key] for key in ("sent", "lost", "declared", "duplicated")]
     assert counts == [200, lost, declared, duplicated]
     assert found["rss_mib"] > 5
@@ -94,7 +94,7 @@ def test_every_reading_is_accounted_for(how: str, lost: int, declared: int, dupl
 
 @pytest.mark.usefixtures("mosquitto")
 def test_a_connection_that_is_reset_comes_back_through_the_link(tmp_path: Path) -> None:
-    found = run(Little("keeps"), CUT, tmp_path, lambda _: None)
+    found = run(Little("keeps"), CUT, tmp_path / "run", lambda _: None)
     assert found["sent"] == 150
     assert found["lost"] == 0
 
@@ -105,7 +105,7 @@ def test_a_client_that_never_comes_up_is_an_error_with_its_last_words(
 ) -> None:
     monkeypatch.setattr(Little, "prepare", lambda *_: ([sys.executable, "-c", "raise SystemExit('no licence')"], {}))
     with pytest.raises(HighwallError, match="no licence"):
-        run(Little("keeps"), HEALTHY, tmp_path, lambda _: None)
+        run(Little("keeps"), HEALTHY, tmp_path / "run", lambda _: None)
 
 
 class Echo(socketserver.BaseRequestHandler):
