@@ -1,5 +1,6 @@
 """A real mosquitto on a port of its own."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -29,7 +30,7 @@ class Broker:
 
     def start(self) -> None:
         """Start, or start again on the same port with what its database kept."""
-        program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/sbin")
+        program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
         if program is None:
             raise HighwallError("mosquitto is not installed; on Debian: apt install mosquitto")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -60,8 +61,6 @@ class Broker:
     @staticmethod
     def _owner_can_write() -> bool:
         """mosquitto gives up root's rights for those of a user who could not write into our folder."""
-        import os
-
         return os.geteuid() != 0
 
     def kill(self) -> None:

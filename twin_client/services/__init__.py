@@ -1,0 +1,1 @@
+"""The paper's three services: registration, configuration, execution; and the model update that a command starts."""

@@ -1,0 +1,172 @@
+"""The memory of commands, on the disk: what came, what was begun, what was answered, and which answers went out.
+
+An SQLite file of its own, each change durable when its call returns: a command is run only once, and answered the
+same way for ever, exactly because this never forgets in the wrong moment.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from targets.runtime.errors import HighwallError
+from twin_client.protocol.errors import ProtocolError
+from twin_client.protocol.orders import Answer, Command, pack, unpack
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS command (
+    number INTEGER PRIMARY KEY,         -- in the order they came
+    id TEXT NOT NULL UNIQUE,
+    body BLOB NOT NULL,                 -- the command, as it came
+    until INTEGER NOT NULL,             -- its expiry, microseconds
+    begun INTEGER NOT NULL DEFAULT 0,   -- how often
+    answer BLOB,
+    sent INTEGER NOT NULL DEFAULT 0
+);
+"""
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """How much is remembered: the last `count` in any case, and every command until `margin` after its expiry."""
+
+    count: int = 1000
+    margin: float = 86_400.0  # seconds, for a clock that was ahead
+    most: int = 10_000  # commands that have not expired; more are refused
+    bytes: int = 16 * 2**20  # of all commands together
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the journal has of a command; `begun` counts how often it was."""
+
+    command: Command
+    begun: int
+    answer: Answer | None
+
+
+class Journal:
+    """The journal in the file `path`. `born_anew` says that a damaged one had to be set aside as NAME.damaged.
+
+    Every call raises HighwallError where the disk refuses, and then nothing was changed.
+    """
+
+    def __init__(self, path: Path, memory: Memory | None = None):
+        self._path, self._memory, self.born_anew = Path(path), memory or Memory(), False
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
+                raise self._refused(error) from error
+            try:
+                self._set_aside()
+            except OSError as failure:
+                raise self._refused(failure) from failure
+            self._open()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._base.close()
+
+    def find(self, command_id: str) -> Known | None:
+        """What is known of a command."""
+        rows = self._rows("SELECT body, begun, answer FROM command WHERE id = ?", command_id)
+        return next((_known(*row) for row in rows), None)
+
+    def received(self, command: Command, now: int) -> bool:
+        """Remember a new command; False where there are too many that have not expired at `now`, microseconds."""
+        with self._change() as base:
+            floor = now - int(self._memory.margin * 1e6)
+            base.execute(
+                "DELETE FROM command WHERE answer IS NOT NULL AND until < ?"
+                " AND number <= (SELECT coalesce(max(number), 0) - ? FROM command)",
+                (floor, self._memory.count),
+            )
+            body = pack(command)
+            count, size = base.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM command").fetchone()
+            if count >= self._memory.most or size + len(body) > self._memory.bytes:
+                return False
+            row = (command.id, body, command.expires)
+            base.execute("INSERT INTO command (id, body, until) VALUES (?, ?, ?)", row)
+            return True
+
+    def begun(self, command_id: str) -> None:
+        """Remember that a command is about to run."""
+        with self._change() as base:
+            base.execute("UPDATE command SET begun = begun + 1 WHERE id = ?", (command_id,))
+
+    def answered(self, answer: Answer) -> None:
+        """Remember what became of it; the first answer stays."""
+        with self._change() as base:
+            row = (pack(answer), answer.id)
+            base.execute("UPDATE command SET answer = ? WHERE id = ? AND answer IS NULL", row)
+
+    def sent(self, command_id: str) -> None:
+        """Remember that the twin has the answer."""
+        with self._change() as base:
+            base.execute("UPDATE command SET sent = 1 WHERE id = ? AND answer IS NOT NULL", (command_id,))
+
+    def open_commands(self) -> list[Known]:
+        """Those without an answer, in the order they came."""
+        return [_known(*row) for row in self._rows("SELECT body, begun, answer FROM command WHERE answer IS NULL")]
+
+    def unsent(self) -> list[Answer]:
+        """Answers of which nobody said that the twin has them."""
+        rows = self._rows("SELECT answer FROM command WHERE answer IS NOT NULL AND sent = 0")
+        return [unpack(Answer, answer) for (answer,) in rows]
+
+    def _open(self) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._refused(error) from error
+        self._base = sqlite3.connect(self._path, isolation_level=None)
+        self._base.executescript(
+            "PRAGMA journal_mode = DELETE; PRAGMA synchronous = EXTRA; PRAGMA cache_size = -256;" + _SCHEMA
+        )
+        try:  # all of it is read once: rows are few, and when a command comes again is too late to find one damaged
+            sound = self._base.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
+            for name, *row in self._base.execute("SELECT id, body, begun, answer FROM command"):
+                sound = sound and _known(*row).command.id == name
+        except ProtocolError:
+            sound = False
+        if not sound:
+            raise sqlite3.DatabaseError("malformed")
+
+    def _set_aside(self) -> None:
+        with suppress(AttributeError, sqlite3.Error):
+            self._base.close()
+        self._path.replace(self._path.with_name(f"{self._path.name}.damaged"))
+        for left in ("-journal", "-wal", "-shm"):
+            self._path.with_name(self._path.name + left).unlink(missing_ok=True)
+        self.born_anew = True
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        try:
+            return self._base.execute(f"{query} ORDER BY number", values).fetchall()
+        except sqlite3.Error as error:
+            raise self._refused(error) from error
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._base.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._base
+                self._base.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._base.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> HighwallError:
+        return HighwallError(f"the journal of commands {self._path} cannot be written or read: {error}")
+
+
+def _known(body: bytes, begun: int, answer: bytes | None) -> Known:
+    return Known(unpack(Command, body), int(begun), None if answer is None else unpack(Answer, answer))
