@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -14,10 +15,13 @@ START_S = 10.0
 
 
 class Broker:
-    """mosquitto with its configuration and database in `folder`; `with` starts and ends it."""
+    """mosquitto with its configuration and database in `folder`; `with` starts and ends it.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    `listener`: further lines of configuration for its one listener, such as its certificates.
+    """
+
+    def __init__(self, folder: Path, listener: Sequence[str] = ()) -> None:
+        self.folder, self._listener = folder, listener
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -36,6 +40,7 @@ class Broker:
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = [
             f"listener {self.port} 127.0.0.1",
+            *self._listener,
             "allow_anonymous true",
             "persistence true",
             f"persistence_location {self.folder.resolve()}/",

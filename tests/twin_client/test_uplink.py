@@ -1,0 +1,467 @@
+"""The uplink through a real broker: rows leave when the twin has them, and whatever happens it has each once."""
+
+import asyncio
+import json
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from receiver import Receiver
+from reference_twin import Authority
+
+from benchmarks.loss.broker import Broker, free_port
+from benchmarks.loss.link import Link
+from twin_client.outbox import Outbox
+from twin_client.protocol import orders
+from twin_client.protocol.delivery import Pace, Retry
+from twin_client.protocol.records import ClockQuality, Measure, Reading, Stamp
+from twin_client.protocol.site import Destination
+from twin_client.services import tls
+from twin_client.uplink import Settings, Uplink
+
+QUICK = Settings(
+    keepalive=2, connect=2.0, tls=False, pace=Pace(wait=1.0, most_rows=100), retry=Retry(first=0.05, most=0.2)
+)
+
+
+def stamp() -> Stamp:
+    return Stamp(time.time_ns() // 1000, time.monotonic_ns() // 1000, "boot", ClockQuality.NETWORK)
+
+
+class Gateway:
+    """An outbox and its uplink on a loop of their own; `with` starts and ends them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        settings: Settings = QUICK,
+        *,
+        dialect: str = "highwall",
+        host: str = "127.0.0.1",
+        security: Any = None,
+    ):
+        self.said: list[str] = []
+        self.heard: list[object] = []
+        self.sent = 0
+        self._settings, self._destination, self._security = settings, Destination(host, port, dialect), security
+        self._disk = ThreadPoolExecutor(1)
+        self.outbox = self._disk.submit(lambda: Outbox.open(folder, "gw-1", stamp=stamp, say=self.said.append)).result()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    def __enter__(self) -> "Gateway":
+        self._thread.start()
+        assert self._started.wait(5)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        begun = time.monotonic()
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self.stopped_in = time.monotonic() - begun
+        self._disk.submit(self.outbox.close).result()
+        self._disk.shutdown()
+
+    def append(self, count: int) -> None:
+        """So many readings of one tag, on the disk when this returns."""
+        records = [
+            Reading(stamp(), "tag-7", 1, self.sent + each, {"strain": Measure(0.5)}) for each in range(1, count + 1)
+        ]
+        self.sent += count
+        self._disk.submit(lambda: self.outbox.write(lambda t: t.append(records))).result()
+        epoch, last = self.ask(lambda: (self.outbox.epoch, self.outbox.last(self.outbox.epoch)))
+        self._loop.call_soon_threadsafe(self.uplink.nudge, epoch, last)
+
+    def ask(self, question: Callable[[], Any]) -> Any:
+        return self._disk.submit(question).result()
+
+    def tell(self, messages: Iterable[Any]) -> bool:
+        return asyncio.run_coroutine_threadsafe(self.uplink.tell(messages), self._loop).result(5)
+
+    def emptied(self, seconds: float = 20.0) -> bool:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.ask(self.outbox.count) == 0:
+                return True
+            time.sleep(0.05)
+        return False
+
+    async def _run(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+
+        async def run(work: Callable[..., Any], *arguments: Any) -> Any:
+            return await self._loop.run_in_executor(self._disk, lambda: work(*arguments))
+
+        self.uplink = Uplink(
+            "gw-1",
+            self._destination,
+            self._settings,
+            self.outbox,
+            run,
+            security=self._security,
+            heard=self.heard.append,
+            say=self.said.append,
+        )
+        task = asyncio.create_task(self.uplink.run())
+        self._started.set()
+        await self._stop.wait()
+        await self.uplink.close()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def all_there_once(gateway: Gateway, twin: Receiver) -> bool:
+    return not twin.missing("tag-7", 1, range(1, gateway.sent + 1)) and not twin.twice()
+
+
+def test_rows_leave_when_the_twin_says_that_it_has_them(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
+    with Gateway(tmp_path / "box", broker.port) as gateway:
+        for _ in range(5):
+            gateway.append(37)
+        assert gateway.emptied()
+    assert all_there_once(gateway, twin)
+    assert twin.again == 0
+    assert gateway.stopped_in < 2
+
+
+def test_what_is_there_from_before_comes_too(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
+    port = free_port()
+    with Gateway(tmp_path / "box", port) as gateway:
+        gateway.append(700)
+    with Gateway(tmp_path / "box", broker.port) as again:
+        again.sent = gateway.sent
+        assert again.emptied()
+    assert all_there_once(again, twin)
+
+
+def test_while_the_twin_is_silent_nothing_leaves(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
+    twin.silent = True
+    with Gateway(tmp_path / "box", broker.port) as gateway:
+        gateway.append(100)
+        assert twin.until(lambda it: it.count() == 100)
+        assert twin.until(lambda it: it.again > 0), "it is sent again"
+        assert gateway.ask(gateway.outbox.count) == 100
+        assert "acknowledges nothing" in gateway.uplink.state
+        twin.silent = False
+        assert gateway.emptied()
+    assert all_there_once(gateway, twin)
+
+
+def test_the_twin_may_be_away_and_come_back(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
+    with Gateway(tmp_path / "box", broker.port) as gateway:
+        gateway.append(50)
+        assert gateway.emptied()
+        twin.leave()
+        gateway.append(300)
+        time.sleep(2.5)
+        assert gateway.ask(gateway.outbox.count) == 300
+        twin.come()
+        assert gateway.emptied()
+    assert all_there_once(gateway, twin)
+
+
+def test_a_broker_killed_without_its_memory_loses_nothing(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
+    with Gateway(tmp_path / "box", broker.port) as gateway:
+        gateway.append(200)
+        broker.kill()
+        broker.forget()
+        gateway.append(200)
+        time.sleep(0.5)
+        broker.start()
+        gateway.append(200)
+        assert gateway.emptied()
+    assert all_there_once(gateway, twin)
+
+
+def test_a_link_that_stalls_is_noticed_and_costs_nothing(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
+    with Link(broker.port) as link, Gateway(tmp_path / "box", link.port) as gateway:
+        gateway.append(100)
+        assert gateway.emptied()
+        link.stall()
+        gateway.append(100)
+        time.sleep(2)
+        assert gateway.ask(gateway.outbox.count) == 100
+        assert "no answer" in " ".join(gateway.said)
+        link.flow()
+        assert gateway.emptied()
+    assert all_there_once(gateway, twin)
+
+
+def test_it_stops_at_once_over_a_link_that_hangs(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
+    with Link(broker.port) as link:
+        with Gateway(tmp_path / "box", link.port) as gateway:
+            gateway.append(10)
+            assert gateway.emptied()
+            link.stall()
+        assert gateway.stopped_in < 4
+
+
+def test_connections_that_break_all_the_time_lose_nothing(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
+    with Link(broker.port) as link, Gateway(tmp_path / "box", link.port) as gateway:
+        for _ in range(12):
+            gateway.append(83)
+            time.sleep(0.1)
+            link.cut()
+        assert gateway.emptied()
+    assert all_there_once(gateway, twin)
+
+
+def test_with_thingsboard_the_puback_is_the_word(broker: Broker, tmp_path: Path) -> None:
+    with Gateway(tmp_path / "box", broker.port, dialect="thingsboard") as gateway, telemetry(broker.port) as told:
+        gateway.append(10)
+        assert gateway.emptied()
+        for _ in range(3):
+            gateway.append(100)
+        assert gateway.emptied()
+        assert wait_for(lambda: len(numbers(told)) >= 300)
+    assert sorted(set(numbers(told)) | set(range(1, 11))) == list(range(1, 311))
+    assert ["v1/gateway/connect", {"device": "tag-7", "type": "tag"}] in told
+
+
+def test_a_puback_that_says_nobody_is_there_is_no_acknowledgement(broker: Broker, tmp_path: Path) -> None:
+    """mosquitto answers "no matching subscribers": the message is gone, though MQTT counts that as a success."""
+    with Gateway(tmp_path / "box", broker.port, dialect="thingsboard") as gateway:
+        gateway.append(10)
+        assert wait_for(lambda: gateway.uplink.counters["refused"] > 1)
+        assert gateway.ask(gateway.outbox.count) == 10
+        with telemetry(broker.port) as told:
+            assert gateway.emptied()
+            assert sorted(set(numbers(told))) == list(range(1, 11))
+
+
+def test_commands_sent_while_it_was_away_come_when_it_is_back(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
+    command = orders.Command(1, "gw-1", "c-1", "ann", 1, 2, "send_diagnostics")
+    desired = orders.Desired(1, "gw-1", 3, {})
+    with Gateway(tmp_path / "box", broker.port) as gateway:
+        assert wait_for(lambda: gateway.uplink.up)
+    twin.command(command)
+    twin.say("mine/gw-1/command", b"rubbish")
+    twin.say("mine/gw-1/desired", orders.pack(desired), retain=True)
+    with Gateway(tmp_path / "box", broker.port) as gateway:
+        assert wait_for(lambda: command in gateway.heard and desired in gateway.heard), gateway.heard
+        assert gateway.uplink.counters["not understood"] == 1
+        answer = orders.Answer(1, "gw-1", "c-1", "done", "fine", stamp())
+        assert gateway.tell(gateway.uplink.speaker.answer(answer))
+    assert gateway.heard.count(command) == 1
+    assert twin.until(lambda it: ("mine/gw-1/answer", orders.pack(answer)) in it.said)
+
+
+def test_the_twin_sees_who_is_there(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
+    def online() -> list[bool]:
+        return [json.loads(payload)["online"] for topic, payload in list(twin.said) if topic == "mine/gw-1/status"]
+
+    with Link(broker.port) as link:
+        with Gateway(tmp_path / "box", link.port):
+            assert wait_for(lambda: online() == [True])
+            link.stall()
+            assert wait_for(lambda: online() == [True, False], 15), "the last will"
+            link.flow()
+            assert wait_for(lambda: online()[-1])
+        assert wait_for(lambda: not online()[-1])
+
+
+def test_the_newest_comes_first_after_an_outage(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
+    pace = Pace(flights=1, least_rows=10, most_rows=20, wait=5.0)
+    with Gateway(tmp_path / "box", free_port()) as gateway:
+        gateway.append(1500)
+    with Gateway(tmp_path / "box", broker.port, Settings(tls=False, pace=pace, retry=QUICK.retry)) as gateway:
+        assert twin.until(lambda it: it.count() > 0)
+        gateway.append(10)
+        assert twin.until(lambda it: it.tags["tag-7", 1, 1] > 0)
+        assert twin.until(lambda it: any(entry.seq > 1500 for have in it.entries.values() for entry in have.values()))
+        assert twin.count() < 1400, "the backlog is still coming"
+        assert gateway.emptied()
+
+
+# --- TLS ----------------------------------------------------------------------------------------------------------
+
+
+class Papers:
+    """A gateway's identity, as enrolment leaves it."""
+
+    def __init__(self, folder: Path, authority: Authority, name: str = "gw-1", trusts: Authority | None = None):
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+        self._ca = (trusts or authority).pem
+        self._key, self._certificate = folder / f"{name}.key", folder / f"{name}.pem"
+        self._key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        pem = request.public_bytes(serialization.Encoding.PEM).decode()
+        self._certificate.write_text(authority.sign(pem, ends=3000))
+
+    def context(self) -> ssl.SSLContext:
+        return tls.context_for(self._ca, self._certificate, self._key)
+
+    def check(self, connection: ssl.SSLSocket) -> None:
+        tls.check_peer(stamp)(connection)
+
+
+@pytest.fixture
+def authority() -> Authority:
+    return Authority()
+
+
+ACL = """pattern write mine/%u/up
+pattern write mine/%u/status
+pattern read mine/%u/ack
+pattern read mine/%u/command
+pattern read mine/%u/desired
+user twin
+topic readwrite mine/#
+"""
+
+
+def guarded_by(folder: Path, authority: Authority, acl: str) -> Broker:
+    pem = authority.server(folder, "localhost", ends=3000)
+    (folder / "ca.pem").write_text(authority.pem)
+    (folder / "acl").write_text(acl)
+    lines = [
+        f"cafile {folder}/ca.pem",
+        f"certfile {pem}",
+        f"keyfile {pem}",
+        "require_certificate true",
+        "use_identity_as_username true",
+        "tls_version tlsv1.2",
+        f"acl_file {folder}/acl",
+    ]
+    return Broker(folder / "broker", lines)
+
+
+@pytest.fixture
+def guarded(mosquitto: None, authority: Authority, tmp_path: Path) -> Iterator[Broker]:
+    """A broker that wants certificates, and lets each gateway say and hear only what is its own."""
+    with guarded_by(tmp_path, authority, ACL) as broker:
+        yield broker
+
+
+SECURE = Settings(keepalive=2, connect=2.0, pace=Pace(wait=1.0), retry=Retry(first=0.05, most=0.2))
+
+
+def twin_with(papers: Papers) -> ssl.SSLContext:
+    context = papers.context()
+    context.check_hostname = False  # it calls the broker by its number
+    return context
+
+
+def test_through_tls_with_certificates_and_access_rules(guarded: Broker, authority: Authority, tmp_path: Path) -> None:
+    papers = Papers(tmp_path, authority)
+    with Receiver(guarded.port, twin_with(Papers(tmp_path, authority, "twin"))) as twin:
+        with Gateway(tmp_path / "box", guarded.port, SECURE, host="localhost", security=papers) as gateway:
+            gateway.append(300)
+            assert gateway.emptied()
+        assert all_there_once(gateway, twin)
+
+
+def test_what_the_access_rules_refuse_is_kept(mosquitto: None, authority: Authority, tmp_path: Path) -> None:
+    """The broker answers with a PUBACK, which says no; aiomqtt alone would take it for a yes."""
+    papers = Papers(tmp_path, authority)
+    settings = msgspec.structs.replace(SECURE, confirm="puback")
+    acl = ACL.replace("write mine/%u/up", "write mine/%u/elsewhere")
+    with (
+        guarded_by(tmp_path, authority, acl) as broker,
+        Gateway(tmp_path / "box", broker.port, settings, host="localhost", security=papers) as gateway,
+    ):
+        gateway.append(20)
+        assert wait_for(lambda: "not authorized" in " ".join(gateway.said)), gateway.said
+        assert gateway.ask(gateway.outbox.count) == 20
+
+
+def test_one_gateway_cannot_speak_as_another(guarded: Broker, authority: Authority, tmp_path: Path) -> None:
+    with Receiver(guarded.port, twin_with(Papers(tmp_path, authority, "twin"))) as twin:
+        papers = Papers(tmp_path, authority, "gw-9")
+        with Gateway(tmp_path / "box", guarded.port, SECURE, host="localhost", security=papers) as gateway:
+            gateway.append(20)
+            assert wait_for(lambda: gateway.uplink.counters["connections"] > 1 or gateway.uplink.counters["refused"])
+            assert gateway.ask(gateway.outbox.count) == 20
+        assert twin.count() == 0
+
+
+def test_a_broker_of_another_ca_hears_nothing(guarded: Broker, authority: Authority, tmp_path: Path) -> None:
+    papers = Papers(tmp_path, authority, trusts=Authority("another"))
+    with Gateway(tmp_path / "box", guarded.port, SECURE, host="localhost", security=papers) as gateway:
+        gateway.append(20)
+        assert wait_for(lambda: "certificate verify failed" in " ".join(gateway.said))
+        assert gateway.uplink.counters["connections"] == 0
+
+
+def test_a_broker_with_another_name_hears_nothing(guarded: Broker, authority: Authority, tmp_path: Path) -> None:
+    papers = Papers(tmp_path, authority)
+    with Gateway(tmp_path / "box", guarded.port, SECURE, host="127.0.0.1", security=papers) as gateway:
+        gateway.append(20)
+        assert wait_for(lambda: "certificate verify failed" in " ".join(gateway.said)), gateway.said
+        assert gateway.uplink.counters["connections"] == 0
+
+
+def test_a_certificate_that_has_ended_is_not_believed(mosquitto: None, authority: Authority, tmp_path: Path) -> None:
+    pem = authority.server(tmp_path, "localhost", begins=-20, ends=-10)
+    with Broker(tmp_path / "broker", [f"certfile {pem}", f"keyfile {pem}"]) as broker:
+        papers = Papers(tmp_path, authority)
+        with Gateway(tmp_path / "box", broker.port, SECURE, host="localhost", security=papers) as gateway:
+            gateway.append(20)
+            assert wait_for(lambda: "ended on" in " ".join(gateway.said)), gateway.said
+            assert gateway.uplink.counters["connections"] == 0
+
+
+def test_without_a_certificate_nothing_is_sent(guarded: Broker, tmp_path: Path) -> None:
+    with Gateway(tmp_path / "box", guarded.port, SECURE, host="localhost") as gateway:
+        gateway.append(20)
+        assert wait_for(lambda: "enroll" in " ".join(gateway.said))
+
+
+# --- helpers ------------------------------------------------------------------------------------------------------
+
+
+def wait_for(true: Callable[[], object], seconds: float = 10.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if true():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@contextmanager
+def telemetry(port: int) -> Iterator[list[list[Any]]]:
+    """All that a ThingsBoard would be told, decoded by the standard library."""
+    import paho.mqtt.client as mqtt
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    told: list[list[Any]] = []
+    ready = threading.Event()
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, "thingsboard", protocol=mqtt.MQTTv5)
+    client.on_connect = lambda client, *_: client.subscribe("v1/#", 1)
+    client.on_subscribe = lambda *_: ready.set()
+    client.on_message = lambda _client, _data, message: told.append([message.topic, json.loads(message.payload)])
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    assert ready.wait(5)
+    try:
+        yield told
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def numbers(told: list[list[Any]]) -> list[int]:
+    return [
+        entry["values"]["tag_seq"]
+        for topic, said in list(told)
+        if topic == "v1/gateway/telemetry"
+        for entry in said["tag-7"]
+    ]
