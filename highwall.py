@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "keygen": ("targets", "make a key to sign artifacts with"),
     "sign": ("targets", "sign an artifact, or sign it anew with another key"),
     "predict": ("targets", "run an artifact on images"),
+    "gateway": ("twin_client", "run and look after a gateway: tags, cameras, and a link that loses nothing"),
 }
 
 # Import name -> the extra that brings it; a missing module outside this table is a bug and stays a traceback.

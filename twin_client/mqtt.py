@@ -19,7 +19,6 @@ from paho.mqtt.properties import Properties
 
 from twin_client.protocol.dialect import Message
 
-_GOODBYE_S: Final = 1.0  # a stop may take no longer over a link that hangs
 _AT_ONCE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: what was not sent yet is thrown away
 
 
@@ -46,8 +45,8 @@ class Connection(aiomqtt.Client):
             raise aiomqtt.MqttCodeError(info.rc, "the connection is gone")
         self._waiting[info.mid] = done
 
-    def break_off(self) -> None:
-        """Close at once, and send nothing more of what waits in the socket."""
+    def break_off(self, politely: bool = False) -> None:
+        """Close at once, and send nothing more of what waits in the socket; `politely`: after a word to the broker."""
         self._given_up = True
         if not self._disconnected.done():
             self._disconnected.set_result(None)
@@ -55,8 +54,10 @@ class Connection(aiomqtt.Client):
             self._disconnected.exception()  # it is known why, and need not be said again
         client = self._client
         held = client.socket()
-        if isinstance(held, socket.socket):
-            with suppress(OSError):
+        with suppress(OSError):
+            if politely:
+                client.disconnect()
+            elif isinstance(held, socket.socket):
                 held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         with suppress(OSError):
             client._sock_close()
@@ -140,16 +141,15 @@ async def connect(
     )
     connection._client.connect_timeout = patience
     try:
-        async with connection:
-            if check is not None and (held := connection.tls()) is not None:
-                check(held)
-            try:
-                yield connection
-            finally:
-                connection.timeout = _GOODBYE_S
-    except BaseException:
-        connection.break_off()
+        await connection.__aenter__()
+        if check is not None and (held := connection.tls()) is not None:
+            check(held)
+        yield connection
+    except BaseException as error:
+        # aiomqtt's own end waits for the broker, and where that is silent its complaint would hide a cancellation.
+        connection.break_off(politely=isinstance(error, asyncio.CancelledError))
         raise
+    connection.break_off(politely=True)
 
 
 async def delivered(connection: Connection, message: Message, patience: float) -> None:
@@ -161,4 +161,5 @@ async def delivered(connection: Connection, message: Message, patience: float) -
             answer.set_result(None) if error is None else answer.set_exception(error)
 
     connection.send(message, done)
-    await asyncio.wait_for(answer, patience)
+    async with asyncio.timeout(patience):
+        await answer

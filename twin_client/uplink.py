@@ -10,6 +10,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
@@ -280,10 +281,10 @@ class Uplink:
             times.append(self._settled + SETTLE_S - now)
         if self._unconfirmed:
             times.append(min(self._unconfirmed.values()) + self.settings.pace.wait - now)
-        try:
-            await asyncio.wait_for(self._news.wait(), max(0.01, min(times)))
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            # Not `wait_for`, which until Python 3.12 forgets a cancellation that comes together with the event.
+            async with asyncio.timeout(max(0.01, min(times))):
+                await self._news.wait()
 
     # --- down -----------------------------------------------------------------------------------------------------
 

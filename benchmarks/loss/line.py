@@ -39,6 +39,15 @@ class Line:
         with contextlib.suppress(BlockingIOError):
             os.write(self._master, data)
 
+    def send(self, data: bytes) -> None:
+        """Write all of `data`, however long nobody reads."""
+        os.set_blocking(self._master, False)
+        while data and not self._stop.is_set():
+            try:
+                data = data[os.write(self._master, data) :]
+            except BlockingIOError:  # a UART would drop bytes, ours waits and says so by its lateness
+                self._stop.wait(0.01)
+
     def busy(self) -> bool:
         """Whether readings are still to be written."""
         return self._thread is not None and self._thread.is_alive()
@@ -55,16 +64,10 @@ class Line:
         self.wait(5)
 
     def _write(self, encode: Callable[[int], bytes], rate: float, count: int) -> None:
-        os.set_blocking(self._master, False)
         began = time.monotonic()
         for number in range(1, count + 1):
             while (early := began + number / rate - time.monotonic()) > 0:
                 if self._stop.wait(early):
                     return
-            data = encode(number)
-            while data and not self._stop.is_set():
-                try:
-                    data = data[os.write(self._master, data) :]
-                except BlockingIOError:  # nobody reads: a UART would drop bytes, ours waits and says so by its lateness
-                    self._stop.wait(0.01)
+            self.send(encode(number))
             self.sent = number

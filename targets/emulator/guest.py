@@ -63,6 +63,30 @@ class Guest:
         address randomization, so that it repeats to the last instruction. A guest that dies of a signal gives a
         negative returncode. Raises HighwallError where it takes longer than `timeout` seconds.
         """
+        command, variables = self.command(arguments, path=path, environment=environment, plugin=plugin)
+        try:
+            return subprocess.run(
+                command,
+                env=variables,
+                stdin=stdin or subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise HighwallError(f"the emulated {self.board.title} did not finish within {timeout:g} s") from error
+
+    def command(
+        self,
+        arguments: Sequence[str],
+        *,
+        path: Sequence[Path] = (),
+        environment: Mapping[str, str] | None = None,
+        plugin: str | None = None,
+    ) -> tuple[list[str], dict[str, str]]:
+        """What `run` runs, and its whole environment, for one who looks after the process himself."""
         command = [shutil.which(QEMU) or QEMU, "-seed", "1", "-L", str(self.root)]
         if plugin is not None:
             # One processor, because ONNX Runtime asks which one it is on, and its count depends on the answer.
@@ -83,19 +107,7 @@ class Guest:
             "OPENBLAS_NUM_THREADS": "1",
             **(environment or {}),
         }
-        try:
-            return subprocess.run(
-                command,
-                env=variables,
-                stdin=stdin or subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise HighwallError(f"the emulated {self.board.title} did not finish within {timeout:g} s") from error
+        return command, variables
 
     def _code(self) -> Path:
         """A copy of our own rooms, and nothing beside them.

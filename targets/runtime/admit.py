@@ -1,7 +1,9 @@
-"""The gate an artifact passes before a gateway runs it: digests, signature, version, golden vectors, in order.
+"""The gate an artifact passes before a gateway runs it: digests, signature, version, memory, golden vectors, in order.
 
 The order is the point: no engine sees a byte of the model before the file is whole, its key trusted and its
-version no step back. `highwall verify` walks the same way, so what it says is what a gateway will do.
+version no step back. `highwall verify` walks the same way, so what it says is what a gateway will do. Where a limit
+of memory is given, the model first runs in a process of its own, so one that takes all there is, or brings its engine
+down, takes nobody with it.
 """
 
 from dataclasses import dataclass
@@ -11,9 +13,12 @@ from pathlib import Path
 from targets.runtime.artifact import Artifact, read
 from targets.runtime.engine import Engine, open_session
 from targets.runtime.errors import HighwallError
+from targets.runtime.footprint import measure
 from targets.runtime.golden import GoldenReport, check
 from targets.runtime.trust import Standing, Trust, judge, today_utc
-from targets.runtime.versions import check_upgrade
+from targets.runtime.versions import check_floor, check_upgrade
+
+TRIAL_SECONDS = 300.0  # in a process of its own; a slow board needs seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +53,24 @@ def admit(
     allow_downgrade: bool = False,
     today: date | None = None,
     threads: int = 1,
+    version_floor: int = 0,
+    most_mib: float | None = None,
 ) -> Admitted:
     """Check the artifact at `path` on this very machine and load it; raises HighwallError at the first fault.
 
-    `installed` is what it would replace, None on a bare gateway. `today` is the day by UTC unless given.
+    `installed` is what it would replace, None on a bare gateway. `today` is the day by UTC unless given. `most_mib`:
+    the most memory the model may take beside Python and the engine; None: it is not tried out.
     """
-    found = examine(path, trust, installed, allow_downgrade=allow_downgrade, today=today, threads=threads)
+    found = examine(
+        path,
+        trust,
+        installed,
+        allow_downgrade=allow_downgrade,
+        today=today,
+        threads=threads,
+        version_floor=version_floor,
+        most_mib=most_mib,
+    )
     artifact, session, standing, golden = found.artifact, found.session, found.standing, found.golden
     if found.refusal is not None or not (artifact and session and standing and golden):
         raise HighwallError(found.refusal or f"{path}: no trust was given to hold its signature against")
@@ -68,6 +85,8 @@ def examine(
     allow_downgrade: bool = False,
     today: date | None = None,
     threads: int = 1,
+    version_floor: int = 0,
+    most_mib: float | None = None,
 ) -> Findings:
     """What `admit` would find, as a report; without `trust` the signature is not held against anything."""
     try:
@@ -80,12 +99,25 @@ def examine(
     try:
         if installed is not None:
             check_upgrade(installed, artifact, allow_downgrade)
+        check_floor(artifact, version_floor)
+        if most_mib is not None:
+            _check_memory(artifact, most_mib)
         session = open_session(artifact.manifest.runtime, artifact.model, threads)
         report = check(artifact, session)
     except HighwallError as error:
         return Findings(artifact, standing, refusal=f"{path}: {error}")
     refusal = None if report.passed else f"{path}: {_difference(report)}"
     return Findings(artifact, standing, session, report, refusal)
+
+
+def _check_memory(artifact: Artifact, most_mib: float) -> None:
+    manifest = artifact.manifest
+    peak = measure(manifest.runtime, artifact.model, manifest.input, runs=1, seconds=TRIAL_SECONDS).peak_mib
+    if peak is not None and peak > most_mib:
+        raise HighwallError(
+            f"it takes {peak:g} MiB of memory to run here, at most {most_mib:g} are allowed; build it smaller, or "
+            "raise that limit"
+        )
 
 
 def _difference(report: GoldenReport) -> str:

@@ -49,7 +49,8 @@ class Artifact:
     """What an artifact file holds, checked.
 
     `sizes` (bytes) has one entry per member, `digests` one per member but digests.json and signature.json,
-    and `signature` is None where nobody signed; one that is there is of these bytes, by whomever.
+    and `signature` is None where nobody signed; one that is there is of these bytes, by whomever. `sha256` is that of
+    the whole file, by which records name the model.
     """
 
     manifest: Manifest
@@ -59,6 +60,7 @@ class Artifact:
     digests: dict[str, str]
     sizes: dict[str, int] = field(default_factory=dict)
     signature: Signature | None = None
+    sha256: str = ""
 
     @property
     def signer(self) -> PublicKey | None:
@@ -135,6 +137,7 @@ def decode(data: bytes, where: str) -> Artifact:
         digests=digests,
         sizes={name: len(member) for name, member in members.items()},
         signature=signature,
+        sha256=hashlib.sha256(data).hexdigest(),
     )
 
 

@@ -39,14 +39,18 @@ def engine_names() -> list[str]:
 
 
 def _module(runtime: str) -> ModuleType:
-    module = _engines().get(runtime)
-    if module is None:
-        raise HighwallError(f"unknown runtime {runtime!r}; this Highwall has: {', '.join(engine_names())}")
-    return module
+    if runtime in _names():  # the others stay unread: a gateway has no memory for what it does not use
+        module = importlib.import_module(f"targets.runtime.{runtime}")
+        if hasattr(module, "Session"):
+            return module
+    raise HighwallError(f"unknown runtime {runtime!r}; this Highwall has: {', '.join(engine_names())}")
 
 
 def _engines() -> dict[str, ModuleType]:
     """Every module beside this one that defines a Session; they import their package only when opened."""
-    names = [found.name for found in pkgutil.iter_modules(targets.runtime.__path__)]
-    modules = {name: importlib.import_module(f"targets.runtime.{name}") for name in names}
+    modules = {name: importlib.import_module(f"targets.runtime.{name}") for name in _names()}
     return {name: module for name, module in modules.items() if hasattr(module, "Session")}
+
+
+def _names() -> list[str]:
+    return [found.name for found in pkgutil.iter_modules(targets.runtime.__path__)]

@@ -35,14 +35,17 @@ class Footprint:
     p95_ms: float
 
 
-def measure(runtime: str, model: bytes, spec: InputSpec, runs: int = RUNS) -> Footprint:
-    """Run `model` in a fresh process on seeded images. Raises HighwallError where it does not run."""
+def measure(runtime: str, model: bytes, spec: InputSpec, runs: int = RUNS, seconds: float | None = None) -> Footprint:
+    """Run `model` in a fresh process on seeded images. Raises HighwallError where it does not, within `seconds`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model.{runtime}"
         path.write_bytes(model)
         shape = [str(n) for n in (*spec.shape, spec.sensors)]
         command = [sys.executable, "-P", "-m", __name__, runtime, str(path), str(runs), spec.dtype, *shape]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            raise HighwallError(f"the {runtime} model does not end within {seconds:g} s when it runs") from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise HighwallError(f"the {runtime} model does not run in a process of its own: {reason}")

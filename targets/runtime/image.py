@@ -18,11 +18,12 @@ _TIFF_MARKS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _LIMIT: Final = {"uint8": 255, "uint16": 65535}
 
 
-def read_image(path: Path) -> NDArray[Any]:
+def read_image(path: Path, most_bytes: int = MAX_BYTES) -> NDArray[Any]:
     """The pixels of `path` as (H, W, C), unscaled: uint8 or uint16 from pictures, any number type from npy.
 
     Grey gives one band, a palette is looked up, transparency is dropped (blending would invent readings),
-    a camera's EXIF rotation is applied. Raises HighwallError for a missing, damaged, empty or NaN image.
+    a camera's EXIF rotation is applied. Raises HighwallError for a missing, damaged, empty or NaN image, and for
+    one whose header claims more than `most_bytes` of pixels, before that memory is taken.
     """
     path = Path(path)
     try:
@@ -35,11 +36,11 @@ def read_image(path: Path) -> NDArray[Any]:
     if not mark:
         raise HighwallError(f"{path} is empty; copy the image again")
     if path.suffix.lower() == ".npy":
-        image = _read_npy(path)
+        image = _read_npy(path, most_bytes)
     elif mark in _TIFF_MARKS:
-        image = _read_tiff(path)
+        image = _read_tiff(path, most_bytes)
     else:
-        image = _read_picture(path)
+        image = _read_picture(path, most_bytes)
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or 0 in image.shape:
@@ -70,7 +71,7 @@ def check_image(image: NDArray[Any], spec: InputSpec, path: Path) -> NDArray[Any
     return image.astype(spec.dtype)
 
 
-def _read_npy(path: Path) -> NDArray[Any]:
+def _read_npy(path: Path, most_bytes: int) -> NDArray[Any]:
     try:
         # Mapped, so that a header which claims more than the file holds is refused before memory is taken.
         array = np.lib.format.open_memmap(path, mode="r")
@@ -78,10 +79,12 @@ def _read_npy(path: Path) -> NDArray[Any]:
         raise HighwallError(f"{path} is not a readable npy file (damaged or truncated?)") from error
     if array.dtype.kind not in "uif":
         raise HighwallError(f"{path} holds {array.dtype}; an image holds numbers")
+    if array.nbytes > most_bytes:
+        raise HighwallError(f"{path} is {array.shape} {array.dtype}, too large to read at once; cut it up")
     return np.array(array)
 
 
-def _read_tiff(path: Path) -> NDArray[Any]:
+def _read_tiff(path: Path, most_bytes: int) -> NDArray[Any]:
     """Pillow for what it keeps whole (grey, RGB); rasterio for many bands or more than 8 bits in several."""
     from PIL import Image, UnidentifiedImageError
 
@@ -97,10 +100,10 @@ def _read_tiff(path: Path) -> NDArray[Any]:
         whole = False
     except Exception as error:  # as above
         raise _damaged(path, error) from error
-    return _read_picture(path) if whole else _read_bands(path)
+    return _read_picture(path, most_bytes) if whole else _read_bands(path, most_bytes)
 
 
-def _read_picture(path: Path) -> NDArray[Any]:
+def _read_picture(path: Path, most_bytes: int) -> NDArray[Any]:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -108,7 +111,7 @@ def _read_picture(path: Path) -> NDArray[Any]:
             warnings.simplefilter("ignore")  # Pillow warns of large pictures; the limit below is ours
             with Image.open(path, formats=["PNG", "JPEG", "TIFF"]) as image:
                 deep = image.format == "PNG" and ";16" in _raw_mode(image) and not image.mode.startswith("I")
-                _check_size(path, image.height, image.width, 4)
+                _check_size(path, image.height, image.width, 4, most_bytes)
                 pixels = _pixels(ImageOps.exif_transpose(image))
     except HighwallError:
         raise
@@ -138,7 +141,7 @@ def _pixels(image: "Image") -> NDArray[Any]:
     return np.array(image.convert("RGB"))
 
 
-def _read_bands(path: Path) -> NDArray[Any]:
+def _read_bands(path: Path, most_bytes: int) -> NDArray[Any]:
     try:
         import rasterio
     except ModuleNotFoundError as error:
@@ -148,7 +151,7 @@ def _read_bands(path: Path) -> NDArray[Any]:
             warnings.simplefilter("ignore")  # an image without a place on the map is no fault here
             with rasterio.open(path, driver="GTiff") as dataset:
                 width = max(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
-                _check_size(path, dataset.height, dataset.width, dataset.count * width)
+                _check_size(path, dataset.height, dataset.width, dataset.count * width, most_bytes)
                 kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
                 bands: NDArray[Any] = dataset.read([index for index, kind in kinds if kind.name != "alpha"])
     except HighwallError:
@@ -158,8 +161,8 @@ def _read_bands(path: Path) -> NDArray[Any]:
     return np.ascontiguousarray(np.moveaxis(bands, 0, -1))
 
 
-def _check_size(path: Path, height: int, width: int, pixel_bytes: int) -> None:
-    if height * width * pixel_bytes > MAX_BYTES:
+def _check_size(path: Path, height: int, width: int, pixel_bytes: int, most_bytes: int) -> None:
+    if height * width * pixel_bytes > most_bytes:
         raise HighwallError(f"{path} says it is {width} x {height} pixels, too large to read at once; cut it up")
 
 

@@ -1,5 +1,6 @@
 """A picture of a prediction: the image with what was found drawn over it. Needs Pillow."""
 
+import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,7 @@ LEAST: Final = 384  # pixels of the longer side; a 48 pixel chip is enlarged eig
 _BAR: Final = 26
 _RED: Final = np.array([230, 30, 30])
 _YELLOW: Final = (255, 220, 0)
+_QUALITIES: Final = (85, 70, 55, 40, 25)  # of JPEG; below, blocks look like cracks
 
 
 def write_overlay(path: Path, image: NDArray[Any], prediction: Prediction, label: str) -> None:
@@ -36,7 +38,7 @@ def draw_overlay(image: NDArray[Any], prediction: Prediction, label: str) -> "Im
     factor = max(1, math.ceil(LEAST / max(image.shape[:2])))
     shown = _enlarge(display(image), factor).astype(np.float64)
     if prediction.map is not None:
-        _tint_map(shown, _enlarge(prediction.map, factor), prediction.threshold)
+        _tint(shown, _enlarge(prediction.map, factor) >= np.float32(prediction.threshold))
     picture = Image.new("RGB", (shown.shape[1], shown.shape[0] + _BAR))
     picture.paste(Image.fromarray(shown.astype(np.uint8)), (0, _BAR))
     picture = _draw_tiles(picture, prediction.tiles or (), prediction.threshold, factor)
@@ -64,13 +66,46 @@ def display(image: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(np.clip(stretched, 0, 1) * 255, np.uint8)
 
 
+def thumbnail(image: NDArray[Any], mask: NDArray[np.bool_] | None, most_bytes: int, side: int) -> bytes:
+    """A JPEG of `image` (H, W, C) in at most `most_bytes`; empty where not even the smallest one fits.
+
+    Its longer side has at most `side` pixels. `mask` (H, W) is tinted and outlined in red, and a crack one pixel wide
+    is seen however small the picture. To save bytes its quality goes first, then its size.
+    """
+    while side >= 8:
+        picture = _shrunk(image, mask, side)
+        for quality in _QUALITIES:
+            buffer = io.BytesIO()
+            picture.save(buffer, format="JPEG", quality=quality, optimize=True)
+            if buffer.tell() <= most_bytes:
+                return buffer.getvalue()
+        side = side * 3 // 4
+    return b""
+
+
+def _shrunk(image: NDArray[Any], mask: NDArray[np.bool_] | None, side: int) -> "Image":
+    """The image for the eye, no side longer than `side`, with what the mask holds in red."""
+    from PIL import Image
+
+    height, width = (max(1, min(length, length * side // max(image.shape[:2]))) for length in image.shape[:2])
+    step = max(1, max(image.shape[:2]) // (4 * side))  # the rest is smoothed: no copy of the whole image is made
+    picture = Image.fromarray(np.ascontiguousarray(display(image[::step, ::step])))
+    picture = picture.resize((width, height), Image.Resampling.BOX)
+    if mask is None or not mask.any():
+        return picture
+    rows, columns = (np.arange(few) * many // few for few, many in zip((height, width), mask.shape, strict=True))
+    small = np.logical_or.reduceat(np.logical_or.reduceat(mask, rows, 0), columns, 1)
+    shown = np.asarray(picture, np.float64).copy()
+    _tint(shown, small)
+    return Image.fromarray(shown.astype(np.uint8))
+
+
 def _enlarge(array: NDArray[Any], factor: int) -> NDArray[Any]:
     return array.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _tint_map(shown: NDArray[np.float64], probability: NDArray[np.float32], threshold: float) -> None:
-    """Redden `shown` (H, W, 3), in place, where the map reaches the threshold, fully along the outline."""
-    mask = probability >= np.float32(threshold)
+def _tint(shown: NDArray[np.float64], mask: NDArray[np.bool_]) -> None:
+    """Redden `shown` (H, W, 3), in place, where `mask` (H, W) is set, fully along its outline."""
     edged = np.pad(mask, 1)
     inner = edged[:-2, 1:-1] & edged[2:, 1:-1] & edged[1:-1, :-2] & edged[1:-1, 2:]
     shown[mask] = 0.6 * shown[mask] + 0.4 * _RED

@@ -64,7 +64,7 @@ def predict(
         return _segment(session, manifest, image, sensors, level)
     tiles = tuple(
         Tile(row, col, tile.shape[0], tile.shape[1], float(_run(session, tile, sensors)[-1]))
-        for row, col, tile in _tiles(image, manifest, overlap=0)
+        for row, col, tile in _tiles(image, manifest)
     )
     highest = max(tile.probability for tile in tiles)
     return Prediction(highest, highest >= float(np.float32(level)), level, tiles=tiles)
@@ -148,13 +148,29 @@ def _stitch(
     if image.shape[:2] == (spec.height, spec.width):
         return _run(session, image, sensors)
     weight = np.outer(_fade(spec.height), _fade(spec.width))
-    total = np.zeros(image.shape[:2], np.float64)
-    weights = np.zeros(image.shape[:2], np.float64)
-    for row, col, tile in _tiles(image, manifest, overlap=4):
-        there = np.s_[row : row + spec.height, col : col + spec.width]
-        total[there] += weight * _run(session, tile, sensors)
-        weights[there] += weight
-    return (total / weights).astype(np.float32)
+    down, across = _summed_fades(image.shape[0], spec.height), _summed_fades(image.shape[1], spec.width)
+    # A band of rows at a time, because a gateway has no room for several maps of a large image; and with full
+    # precision, because a quantized model answers in steps, and many a pixel lies exactly on the threshold.
+    band = np.zeros((spec.height, image.shape[1]), np.float64)
+    stitched = np.empty(image.shape[:2], np.float32)
+    starts = _starts(image.shape[0], spec.height, overlap=4)
+    for row, following in zip(starts, [*starts[1:], image.shape[0]], strict=True):
+        for col in _starts(image.shape[1], spec.width, overlap=4):
+            tile = image[row : row + spec.height, col : col + spec.width]
+            band[:, col : col + spec.width] += weight * _run(session, tile, sensors)
+        done = following - row
+        stitched[row:following] = band[:done] / np.outer(down[row:following], across)
+        band[:-done] = band[done:]
+        band[-done:] = 0
+    return stitched
+
+
+def _summed_fades(length: int, size: int) -> NDArray[np.float64]:
+    """What the fades of all tiles along one side of the image add up to, pixel by pixel."""
+    total = np.zeros(length, np.float64)
+    for start in _starts(length, size, overlap=4):
+        total[start : start + size] += _fade(size)
+    return total
 
 
 def _fade(length: int) -> NDArray[np.float64]:
@@ -166,18 +182,16 @@ def _fade(length: int) -> NDArray[np.float64]:
     return np.sin(np.pi / 2 * np.minimum(steps / (length // 4 + 1), 1.0)) ** 2
 
 
-def _tiles(image: NDArray[Any], manifest: Manifest, overlap: int) -> Iterator[tuple[int, int, NDArray[Any]]]:
-    """Row, column and pixels of tiles that cover `image`, overlapping by 1/`overlap` of a side (0: not).
-
-    The last of each row and column lies flush with the edge.
-    """
+def _tiles(image: NDArray[Any], manifest: Manifest) -> Iterator[tuple[int, int, NDArray[Any]]]:
+    """Row, column and pixels of tiles that cover `image`, side by side; the last ones lie flush with the edge."""
     spec = manifest.input
-    for row in _starts(image.shape[0], spec.height, overlap):
-        for col in _starts(image.shape[1], spec.width, overlap):
+    for row in _starts(image.shape[0], spec.height):
+        for col in _starts(image.shape[1], spec.width):
             yield row, col, image[row : row + spec.height, col : col + spec.width]
 
 
-def _starts(length: int, size: int, overlap: int) -> list[int]:
+def _starts(length: int, size: int, overlap: int = 0) -> list[int]:
+    """Where tiles of `size` begin that overlap by 1/`overlap` of it (0: not); the last is flush with the end."""
     step = size - (size // overlap if overlap else 0)
     starts = list(range(0, length - size + 1, step))
     if starts[-1] + size < length:

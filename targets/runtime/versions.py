@@ -4,6 +4,13 @@ from targets.runtime.artifact import Artifact
 from targets.runtime.errors import HighwallError
 
 
+def check_floor(new: Artifact, floor: int) -> None:
+    """Raise HighwallError where `new` is of a lower version than `floor`, the least that may run."""
+    if new.manifest.model_version < floor:
+        reason = f"it is version {new.manifest.model_version} of {new.manifest.name} where {floor} is the least"
+        raise HighwallError(f"{reason} that may run here; build it with a higher --model-version, or lower that limit")
+
+
 def check_upgrade(installed: Artifact, new: Artifact, allow_downgrade: bool = False) -> None:
     """Raise HighwallError unless `new` may replace `installed`; with `allow_downgrade` it always may.
 

@@ -153,6 +153,7 @@ def test_a_line_that_nobody_reads_holds_readings_back_and_drops_none() -> None:
                 *lines, buffer = buffer.split(b"\n")
                 numbers += [int(text) for text in lines]
         assert numbers == list(range(1, 5001))
+        assert line.wait(5)
         assert line.sent == 5000
 
 

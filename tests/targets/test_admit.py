@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from targets.runtime import admit as gate
 from targets.runtime import artifact, signing
 from targets.runtime.admit import admit, examine
 from targets.runtime.errors import HighwallError
+from targets.runtime.footprint import measure
 from targets.runtime.signing import SigningKey
 from targets.runtime.trust import Trust, TrustedKey
 from targets.runtime.versions import check_upgrade
@@ -86,6 +88,15 @@ def test_a_step_back_is_refused_before_any_model_code_is_loaded(make, no_engine)
     assert "version 4 of tiny where 5" in refusal(make(model_version=4), TRUST, installed)
 
 
+def test_a_version_under_the_least_is_refused_before_any_model_code_is_loaded(make, no_engine):
+    assert "version 3 of tiny where 4 is the least" in refusal(make(model_version=3), TRUST, version_floor=4)
+    assert "calls itself bob" in refusal(make(key=BOB, model_version=3), TRUST, version_floor=4)
+
+
+def test_a_version_that_is_the_least_comes_in(make):
+    assert admit(make(model_version=4), TRUST, version_floor=4).artifact.manifest.model_version == 4
+
+
 def test_trust_comes_before_version_so_that_a_stranger_learns_nothing_of_what_is_installed(make):
     installed = artifact.read(make("old.highwall", model_version=5))
     assert "calls itself bob" in refusal(make(key=BOB, model_version=4), TRUST, installed)
@@ -114,6 +125,21 @@ def test_a_model_that_answers_otherwise_here_is_refused_though_trusted(make, mak
 def test_a_model_no_engine_loads_and_an_engine_unknown_here_are_refused(make):
     assert "refuses the model" in refusal(make(model=b"junk"), TRUST)
     assert "unknown runtime 'abacus'" in refusal(make(runtime="abacus"), TRUST)
+
+
+def test_a_model_that_takes_too_much_memory_is_refused_before_it_is_loaded_here(make, no_engine):
+    said = refusal(make(), TRUST, most_mib=1e-6)
+    assert re.search(r"it takes [0-9.]+ MiB of memory to run here, at most 1e-06 are allowed", said)
+
+
+def test_a_model_within_its_memory_comes_in(make):
+    assert admit(make(), TRUST, most_mib=500).golden.passed
+
+
+def test_a_model_that_dies_or_never_ends_is_found_in_a_process_of_its_own(make, classifier, no_engine):
+    assert "does not run in a process of its own" in refusal(make(model=b"junk"), TRUST, most_mib=500)
+    with pytest.raises(HighwallError, match=r"does not end within 0\.01 s"):
+        measure("onnx", classifier.model, classifier.spec, runs=1, seconds=0.01)
 
 
 def test_a_gateway_that_lost_its_trust_admits_nothing(make):

@@ -1,5 +1,6 @@
 """The artifact file: the same bytes every time, and not one byte of it may differ unnoticed."""
 
+import hashlib
 import io
 import json
 import random
@@ -44,6 +45,7 @@ def repacked(data: bytes, change) -> bytes:
 
 def test_what_is_written_is_what_is_read(tmp_path, segmenter):
     found = artifact.read(segmenter.write(tmp_path / "a.highwall"))
+    assert found.sha256 == hashlib.sha256((tmp_path / "a.highwall").read_bytes()).hexdigest()
     assert found.manifest == segmenter.manifest
     assert found.model == segmenter.model
     assert found.receipt == segmenter.receipt

@@ -173,6 +173,16 @@ def test_an_npy_that_claims_more_than_it_holds_is_refused_at_once(tmp_path):
     refused(tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "npy"])
+def test_an_image_larger_than_the_reader_has_room_for_is_refused_before_that_room_is_taken(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    np.save(path, RGB) if suffix == "npy" else Image.fromarray(RGB).save(path)
+    needed = RGB.size if suffix == "npy" else 4 * 11 * 7  # a picture may have four bands until it is decoded
+    assert read_image(path, needed).shape == RGB.shape
+    with pytest.raises(HighwallError, match="too large to read at once"):
+        read_image(path, needed - 1)
+
+
 # --- damage ---------------------------------------------------------------------------------------------
 
 

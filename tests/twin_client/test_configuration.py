@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from targets.runtime.errors import HighwallError
-from twin_client.config import Settings, load, local, sensitivity
+from twin_client.config import Settings, cameras, load, local, sensitivity, serial
 from twin_client.protocol.errors import ProtocolError
 from twin_client.protocol.orders import MOST_BYTES, Desired, Reported, from_json, pack, to_json, unpack
 from twin_client.protocol.records import ClockQuality, Stamp
@@ -361,12 +361,56 @@ def test_the_gateway_s_own_file_is_read_whole_and_its_paths_are_its_own(tmp_path
     path.write_text(
         'gateway = "pit-7"\nfolder = "state"\nhosts = ["twin.example"]\n'
         "[services.trial]\nlimit = 60\n[services.link]\nreserve = 5\n"
+        '[[serial.ports]]\nname = "radio"\nurl = "/dev/ttyUSB0"\n'
+        '[[folders]]\nname = "tiles"\nfolder = "in"\n'
+        '[[cameras]]\nname = "east"\ncommand = ["take", "{out}"]\n'
     )
     settings = load(path)
     assert settings.folder == str(tmp_path / "state") and settings.trust == str(tmp_path / "trust.toml")
     assert settings.services.trial == Trial(limit=60, starts=3)
-    allowed = local(settings, ports=frozenset({"radio"}))
-    assert allowed.hosts == {"twin.example"} and allowed.ports == {"radio"}
+    assert settings.folders[0].folder == str(tmp_path / "in")
+    allowed = local(settings)
+    assert allowed.hosts == {"twin.example"} and allowed.ports == {"radio"} and allowed.cameras == {"east", "tiles"}
+
+
+def test_what_the_twin_sets_of_ports_and_cameras_is_laid_over_the_gateway_s_own():
+    own = msgspec.convert(
+        {
+            "gateway": "pit-7",
+            "serial": {"ports": [{"name": "a", "url": "/dev/a"}, {"name": "b", "url": "/dev/b"}]},
+            "cameras": [{"name": "east", "command": ["take", "{out}"], "period": 60}],
+            "folders": [{"name": "tiles", "folder": "in"}],
+        },
+        Settings,
+    )
+    wanted = {
+        "ports": {"a": {"baud": 9600}, "b": {"enabled": False}},
+        "cameras": {"east": {"period": 5, "threshold": 0.25, "thumbnail": 0}, "tiles": {"enabled": False}},
+        "windows": [{"begin": "06:00", "end": "18:00"}],
+        "utc_offset": 120,
+    }
+    site = msgspec.convert(wanted, Site)
+    ports = serial(own, site).ports
+    assert [(port.baud, port.enabled) for port in ports] == [(9600, True), (115_200, False)]
+    ((east, judging),) = cameras(own, site).values()
+    assert (east.period, judging.threshold, judging.thumbnail) == (5, 0.25, 0)
+    assert (east.hours.windows, east.hours.utc_offset) == (site.windows, 120)
+    assert [judging for _, judging in cameras(own, Site()).values()] == [own.judging] * 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[[cameras]]\nname = "x"\ncommand = ["a", "{out}"]\n[[folders]]\nname = "x"\nfolder = "in"\n',
+        '[joined]\nnowhere = "tag-1"\n',
+        '[[cameras]]\nname = "x"\ncommand = ["a"]\n',
+    ],
+)
+def test_names_that_do_not_fit_together_are_refused(tmp_path, content):
+    path = tmp_path / "gateway.toml"
+    path.write_text(f'gateway = "pit-7"\n{content}')
+    with pytest.raises(HighwallError, match=r"gateway\.toml"):
+        load(path)
 
 
 def test_the_twin_sets_the_fainting_limit_and_the_environmental_noise_and_nothing_else_of_them():

@@ -59,7 +59,7 @@ _SKIPPED: Final = 1 << 20  # numbers, far more than one log of SQLite's can hold
 _PROBED: Final = 20  # of the last rows, looked at on opening
 
 
-class Limits(msgspec.Struct, frozen=True):
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much room the outbox may take. Above, it gives up by value what it has, and owns up to it."""
 
     cap: Annotated[int, msgspec.Meta(ge=1 << 18)] = 1 << 30  # bytes in use of the file; one commit may exceed it

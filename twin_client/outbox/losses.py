@@ -4,16 +4,15 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 from twin_client.outbox.tables import NAMES, Kind, kind_of
 from twin_client.protocol.ranges import Range, union
-from twin_client.protocol.records import Gap, Lost, Prediction, Reading, Record, Stamp
+from twin_client.protocol.records import Gap, Lost, Prediction, Reading, Reason, Record, Stamp
 
 MOST: Final = 256  # ranges that one Gap names, about 4 kB: it must pass every batch and may not fill the file
 
 K = TypeVar("K")
-Reason = Literal["radio", "overrun", "evicted", "disk", "corrupt", "restarted"]
 
 
 def coarse(ranges: Iterable[Range], most: int) -> list[Range]:

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from twin_client.outbox.losses import Losses, Reason
+from twin_client.outbox.losses import Losses
 from twin_client.outbox.tables import (
     Damaged,
     Kind,
@@ -23,7 +23,7 @@ from twin_client.outbox.tables import (
 )
 from twin_client.protocol.errors import ProtocolError
 from twin_client.protocol.ranges import Range
-from twin_client.protocol.records import Gap, Prediction, Reading, Record, pack, record_of
+from twin_client.protocol.records import Gap, Prediction, Reading, Reason, Record, pack, record_of
 
 _CHUNK_ROWS: Final = 256
 _CHUNK_BYTES: Final = 1 << 20  # in memory at a time, unless one row is larger

@@ -20,7 +20,7 @@ _SHRINK_ABOVE: Final = 0.5  # of it: then the next one is smaller
 _PATIENCE: Final = 5  # how often the time to wait for an acknowledgement doubles, at most
 
 
-class Pace(msgspec.Struct, frozen=True):
+class Pace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much may be on its way, and how long an acknowledgement may take."""
 
     flights: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4  # batches on their way at once
@@ -235,7 +235,7 @@ class Delivery:
             self.rows = min(self.pace.most_rows, self.rows * 2)
 
 
-class Retry(msgspec.Struct, frozen=True):
+class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long to wait before the next connection, seconds."""
 
     first: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0

@@ -28,7 +28,7 @@ class Message:
     retain: bool = False
 
 
-class Voice(msgspec.Struct, frozen=True):
+class Voice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a dialect speaks, as far as that is anybody's choice."""
 
     compress: bool = False  # where the dialect can: half the bytes, for a tenth of the processor's time more

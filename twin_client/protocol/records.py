@@ -141,11 +141,14 @@ class Lost(msgspec.Struct, frozen=True, array_like=True):
     last: int
 
 
+Reason = Literal["radio", "overrun", "evicted", "disk", "corrupt", "restarted", "unjudged"]
+
+
 class Gap(msgspec.Struct, frozen=True, tag="gap", tag_field="kind", omit_defaults=True):
     """A loss, owned up to: what is named here will never arrive, and why."""
 
     at: Stamp
-    reason: Literal["radio", "overrun", "evicted", "disk", "corrupt", "restarted"]
+    reason: Reason  # unjudged: an image that the network could not be run on
     epoch: str = ""  # whose `seqs` are lost; empty: no rows of an outbox
     seqs: tuple[Range, ...] = ()
     lost: tuple[Lost, ...] = ()

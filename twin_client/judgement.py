@@ -1,0 +1,204 @@
+"""What becomes of a record on its way to the outbox: read by its sensor's calibration and its wearer's motion, judged
+by the rules.
+
+What a tag that is worn shows of its wearer becomes quantities of its reading: `motion` (a number, see `MOTIONS`),
+`motion_level` (g), `motion_still` (seconds), `fall` and `faint` (0 or 1), on which there are rules like on any others.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+import msgspec
+from msgspec.structs import replace
+
+from targets.runtime.errors import HighwallError
+from twin_client.config import Settings, sensitivity
+from twin_client.pairing import Tag
+from twin_client.protocol import motion, rules
+from twin_client.protocol.errors import ProtocolError
+from twin_client.protocol.orders import SetSensorCalibration
+from twin_client.protocol.records import Alarm, Entry, Measure, Reading, Record
+from twin_client.protocol.rules import Book, Calibrations, LevelRule, Rules, SensorCalibration
+from twin_client.protocol.site import Site, faults
+from twin_client.services import folder as disk
+
+MOTIONS: Final[tuple[str, ...]] = get_args(motion.Kind)  # what the numbers of `motion` stand for, from 0
+_WORN: Final = ("person", "machine")
+
+# Without any rules of its own a gateway still watches over people.
+OWN_RULES: Final = (
+    LevelRule(
+        name="own:faint",
+        quantity="faint",
+        limits=(1.0,),
+        hysteresis=0.5,
+        first=4,
+        text="somebody lies still: go and look",
+    ),
+    LevelRule(
+        name="own:fall",
+        quantity="fall",
+        limits=(1.0,),
+        hysteresis=0.5,
+        first=3,
+        text="somebody has fallen: call, go and look",
+    ),
+)
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """Sensor calibrations that came as commands."""
+
+    curves: Calibrations = {}
+
+
+class Moved(msgspec.Struct, frozen=True, array_like=True):
+    """How a wearer moved, and when that was seen last."""
+
+    state: motion.State
+    boot: str  # of the gateway
+    mono: int
+    tag_boot: int
+    tag_seq: int
+
+
+class State(msgspec.Struct, frozen=True):
+    """Everything that is carried from record to record."""
+
+    judged: rules.State = rules.State()
+    moved: dict[str, Moved] = {}
+
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Judge:
+    """The rules, calibrations and limits that are in force for the tags that are paired."""
+
+    def __init__(self, settings: Settings, site: Site, folder: Path, tags: Mapping[str, Tag]):
+        self._settings, self._site, self._folder, self._tags = settings, site, folder, dict(tags)
+        self._motion, _ = sensitivity(settings, site)
+        self._book = Book(rules_in_force(site, sorted(tags)))
+        kept = disk.load_state(folder / "calibrations.json", _Kept) or _Kept()
+        self._curves = _newest(rules.calibrations_of(site.calibrations), kept.curves)
+
+    def begin(self, remembered: Callable[[str], bytes | None]) -> State:
+        """The state as it was committed last; a new one where it was written by a version that knew others."""
+        try:
+            judged = rules.recalled(lambda part: remembered(f"rules/{part}"))
+        except ProtocolError:
+            judged = rules.State()
+        moved = {}
+        for tag in self._tags:
+            with suppress(msgspec.MsgspecError, ValueError):
+                if (body := remembered(f"moved/{tag}")) is not None:
+                    moved[tag] = msgspec.msgpack.decode(body, type=Moved)
+        return State(judged, moved)
+
+    def read(self, state: State, record: Record) -> tuple[State, Record]:
+        """A reading with its values calibrated, and what its window shows."""
+        if not isinstance(record, Reading):
+            return state, record
+        record = rules.calibrated(self._curves, record)
+        kind = self._tags.get(record.tag, Tag()).type
+        if record.window is not None and kind in _WORN:
+            return self._moving(state, record, "machine" if kind == "machine" else "person")
+        return state, record
+
+    def judge(self, state: State, epoch: str, entry: Entry) -> tuple[State, Sequence[Alarm]]:
+        """What the rules say of an entry."""
+        ref = (self._settings.gateway, epoch, entry.seq)
+        judged, alarms = rules.step(self._book, state.judged, ref, entry.record)
+        return replace(state, judged=judged), alarms
+
+    def saved(self, before: State | None, after: State) -> Mapping[str, bytes]:
+        """Only what has changed: a card is not written for the rest."""
+        old = before or State()
+        found = {f"rules/{name}": part for name, part in rules.changed(old.judged, after.judged).items()}
+        found |= {f"moved/{tag}": _pack(each) for tag, each in after.moved.items() if old.moved.get(tag) is not each}
+        return found
+
+    def calibrated_by(self, order: SetSensorCalibration) -> "Judge":
+        """These with another curve, which is on the disk when this returns. Raises HighwallError for an older one."""
+        try:
+            curve = msgspec.convert(order.calibration, SensorCalibration)
+        except msgspec.ValidationError as error:
+            raise HighwallError(f"calibration: {error}") from error
+        before = self._curves.get(order.tag, {}).get(order.quantity)
+        if before is not None and curve.version <= before.version:
+            raise HighwallError(f"{order.quantity} of {order.tag} has version {before.version}; send a higher one")
+        path = self._folder / "calibrations.json"
+        kept = disk.load_state(path, _Kept) or _Kept()
+        own = {**kept.curves, order.tag: {**kept.curves.get(order.tag, {}), order.quantity: curve}}
+        disk.save_state(path, _Kept(own))
+        return self.paired(self._tags)
+
+    def paired(self, tags: Mapping[str, Tag]) -> "Judge":
+        """The same for these tags."""
+        return Judge(self._settings, self._site, self._folder, tags)
+
+    def _moving(self, state: State, reading: Reading, kind: Literal["person", "machine"]) -> tuple[State, Reading]:
+        before = state.moved.get(reading.tag)
+        span: float | None = None
+        if before is not None and before.tag_boot == reading.tag_boot:
+            if reading.tag_seq <= before.tag_seq:
+                return state, reading  # it comes late, and says nothing of now
+            if before.boot == reading.at.boot:
+                span = (reading.at.mono - before.mono) / 1e6
+        assert reading.window is not None
+        try:
+            moved, seen = motion.judge(
+                replace(self._motion, subject=kind),
+                motion.State() if before is None else before.state,
+                reading.window,
+                span,
+            )
+        except ProtocolError:
+            return state, reading  # it is kept as it came
+        at = reading.at
+        after = Moved(moved, at.boot, at.mono, reading.tag_boot, reading.tag_seq)
+        values = {
+            "motion": float(MOTIONS.index(seen.kind)),
+            "motion_level": round(seen.level, 4),
+            "motion_still": round(seen.still, 1),
+            "fall": float(seen.kind == "fall" or seen.fallen),
+            "faint": float(seen.kind == "faint"),
+        }
+        added = {name: Measure(value) for name, value in values.items()}
+        return replace(state, moved={**state.moved, reading.tag: after}), replace(
+            reading, values={**reading.values, **added}
+        )
+
+
+def rules_in_force(site: Site, paired: Sequence[str]) -> Rules:
+    """The rules of the site, and our own for people where it has none of the same names.
+
+    Tags are waited for that the site's rules name, or else those that are paired here. Raises ProtocolError.
+    """
+    wanted = rules.rules_of(site.rules)
+    names = {rule.name for rule in wanted.rules}
+    own = tuple(rule for rule in OWN_RULES if rule.name not in names)
+    return replace(wanted, rules=(*own, *wanted.rules), paired=wanted.paired or tuple(paired))
+
+
+def faults_of(site: Site) -> list[str]:
+    """What is wrong with rules and calibrations, which a Site holds in the form that only the rules' room reads."""
+    found = faults(Calibrations, site.calibrations, "calibrations")
+    try:
+        rules.rules_of(site.rules)
+    except ProtocolError as error:
+        found.append(str(error))
+    return found
+
+
+def _newest(site: Calibrations, own: Calibrations) -> Calibrations:
+    """Of each quantity the curve with the highest version, whoever has set it."""
+    found: Calibrations = {tag: dict(curves) for tag, curves in site.items()}
+    for tag, curves in own.items():
+        for quantity, curve in curves.items():
+            there = found.setdefault(tag, {}).get(quantity)
+            if there is None or curve.version > there.version:
+                found[tag][quantity] = curve
+    return found
