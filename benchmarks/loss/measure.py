@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from pkgutil import iter_modules
+from statistics import median
 from typing import Any, Protocol, cast
 
 from benchmarks.loss import clients
@@ -111,6 +113,12 @@ class Process:
         seen.cpu_s = self._cpu_before + (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def _tenths(samples: list[float]) -> list[float]:
+    """The median of each tenth of the samples, in order: what grows shows here."""
+    cuts = [len(samples) * at // 10 for at in range(11)]
+    return [round(median(samples[begin:end]), 1) for begin, end in pairwise(cuts) if end > begin]
+
+
 def measure(client: str, scenario: Scenario, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Run `scenario` and return what was sent, lost and duplicated, and what the client used meanwhile."""
     if client not in client_names():
@@ -199,6 +207,7 @@ def _run(
         "seconds": round(sending, 1),
         "settled_s": round(arrived_after, 1),
         "rss_mib": round(seen.rss_mib, 1),
+        "rss_mib_by_tenth": _tenths(seen.samples),
         "cpu_percent": round(100 * used / sending, 2),
         "threads": seen.threads,
     }

@@ -32,6 +32,7 @@ SCENARIOS = {
         Scenario("healthy-10", "a healthy link, 10 readings a second", 10, 60),
         Scenario("healthy-200", "a healthy link, 200 readings a second", 200, 40),
         Scenario("healthy-2000", "a healthy link, 2,000 readings a second", 2000, 30),
+        Scenario("soak", "half an hour at 200 readings a second", 200, 1800),
         Scenario("stalled", "a link that passes nothing for 60 s, and then all that waited", 10, 130, STALL),
         Scenario("dead", "a link dead for 60 s, which then knows its connections no more", 10, 130, DEAD),
         Scenario(

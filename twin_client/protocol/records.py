@@ -112,7 +112,7 @@ class Alarm(msgspec.Struct, frozen=True, tag="alarm", tag_field="kind", omit_def
     """A subject's level changed. `id` names onset and rule, so an outage makes no second alarm of one event."""
 
     at: Stamp  # of the record that changed it
-    id: str  # GATEWAY/EPOCH/SEQ of the onset record, then /RULE@VERSION
+    id: str  # GATEWAY/EPOCH/SEQ of the onset record, then /RULE@VERSION, and /TAG of a tag that is missed
     subject: str  # a tag or a camera
     rule: str
     version: int

@@ -98,9 +98,7 @@ class Windowed(Graded, frozen=True, kw_only=True):
     least: Annotated[int, msgspec.Meta(ge=4, le=120)] = 8  # points, before anything is said
     least_s: Seconds = 0.0  # that they span; 0: a quarter of the window
     gap_s: Seconds = 0.0  # without a value, after which the trend begins anew; 0: a quarter of the window
-    lost: Count = (
-        1  # numbers that a Gap must name at once for the trend to begin anew; more where single frames get lost
-    )
+    lost: Count = 20  # numbers that a Gap names at once, for the trend to begin anew: a radio loses single frames
 
     def __post_init__(self) -> None:
         super().__post_init__()
