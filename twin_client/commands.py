@@ -85,6 +85,27 @@ def gateway_arguments(parser: argparse.ArgumentParser) -> None:
     paired.add_argument("--note", default="", help="such as where it is")
     unpaired = action("unpair", "take no more records of a tag")
     unpaired.add_argument("tag", metavar="BARCODE")
+    played = action("simulate", "a mine without hardware: tags at a pty, images in a folder", config=False)
+    played.add_argument("--port", type=Path, default=Path("pit-tty"), metavar="LINK", help="default: pit-tty")
+    played.add_argument("--images", type=Path, metavar="DIR", help="where the camera's images go")
+    played.add_argument("--seconds", type=float, metavar="S", help="of the mine's time (default: until interrupted)")
+    played.add_argument("--speed", type=float, default=1.0, metavar="N", help="times as fast")
+    played.add_argument("--seed", type=int, default=0)
+    played.add_argument("--failure", type=float, default=6.0, metavar="HOURS", help="when the slope fails (default: 6)")
+    played.add_argument("--lost", type=float, default=0.0, metavar="SHARE", help="of the frames")
+    played.add_argument(
+        "--noise", type=float, default=0.0, metavar="SHARE", help="of the frames with noise before them"
+    )
+    played.add_argument("--unplug", type=float, default=0.0, metavar="S", help="seconds between two times it is pulled")
+    played.add_argument("--truth", type=Path, metavar="FILE", help="what really happened, a line of JSON an event")
+    played.add_argument("--capture", type=Path, metavar="FILE", help="what went over the line, for `replay`")
+    played.add_argument("--json", action="store_true", help="print the counts as JSON")
+    again = action("replay", "a capture, or a drained outbox, into a pty at its own pace", config=False)
+    again.add_argument(
+        "file", type=Path, metavar="FILE", help="of --capture, a .batch, or a folder that was drained to"
+    )
+    again.add_argument("--port", type=Path, default=Path("pit-tty"), metavar="LINK", help="default: pit-tty")
+    again.add_argument("--speed", type=float, default=1.0, metavar="N", help="times as fast")
     service = action("service", "print the systemd unit that runs the agent")
     service.add_argument("--user", default="highwall", help="whom it runs as (default: highwall)")
 
@@ -100,6 +121,8 @@ def gateway(args: argparse.Namespace) -> int:
         "drain": _drain,
         "pair": _pair,
         "unpair": _unpair,
+        "simulate": _simulate,
+        "replay": _replay,
         "service": _service,
     }
     return actions[args.action](args)
@@ -232,6 +255,58 @@ def _unpair(args: argparse.Namespace) -> int:
     settings = _settings(args)
     Pairing(Path(settings.folder), settings.tags).unpair(args.tag)
     print(f"{args.tag} is not paired any more")
+    return 0
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    from contextlib import ExitStack
+
+    from twin_client.sources import simulate
+
+    for name, least, most in (("speed", 1e-3, 1e6), ("lost", 0, 1), ("noise", 0, 1), ("failure", 0.01, 1e6)):
+        if not least <= getattr(args, name) <= most:
+            raise HighwallError(f"--{name} {getattr(args, name):g} is not between {least:g} and {most:g}")
+    from twin_client.simulation.pit import HOUR, Mine
+
+    if args.images is not None:
+        args.images.mkdir(parents=True, exist_ok=True)
+    mine = Mine(seed=args.seed, failure=args.failure * HOUR, images=0.0 if args.images is None else 60.0)
+    with ExitStack() as files:
+        written = {}
+        for name in ("truth", "capture"):
+            path = getattr(args, name)
+            try:
+                written[name] = None if path is None else files.enter_context(path.open("w", encoding="utf-8"))
+            except OSError as error:
+                raise HighwallError(f"cannot write {path}: {error.strerror or error}") from error
+        line = files.enter_context(simulate.port(args.port))
+        _say(f"the mine is at {args.port}; name it as the url of a port in gateway.toml")
+        counts = simulate.play(
+            mine.events(),
+            line,
+            seconds=args.seconds,
+            speed=args.speed,
+            weather=simulate.Weather(args.lost, args.noise, args.unplug),
+            seed=args.seed,
+            images=args.images,
+            say=_say,
+            **written,
+        )
+    print(json.dumps(counts) if args.json else ", ".join(f"{count} {name}" for name, count in counts.items()))
+    return 0
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from twin_client.sources import replay, simulate
+
+    if not args.speed > 0:
+        raise HighwallError("--speed must be above 0")
+    if not args.file.exists():
+        raise HighwallError(f"{args.file} does not exist")
+    with simulate.port(args.port) as line:
+        _say(f"replaying at {args.port}")
+        count = replay.replay(replay.chunks(args.file, _say), line, args.speed, _say)
+    print(f"{count} pieces said again")
     return 0
 
 
