@@ -51,6 +51,42 @@ format = "frames"                # or "json", "csv" for loggers that speak text
 # trust = "trust.toml"           # whose models may run: a .pub or a trust file
 """
 
+DEMO: Final = """\
+# For the simulated mine of `highwall gateway simulate --images pit-images`, and a broker on this machine.
+gateway = "{gateway}"
+folder = "{folder}"
+
+[destination]
+host = "127.0.0.1"
+port = 1883
+
+[uplink]
+tls = false                      # never over a network
+
+[[serial.ports]]
+name = "radio"
+url = "./pit-tty"
+
+[[folders]]
+name = "east"
+folder = "pit-images"
+
+[tags]
+ext-1 = {{type = "extensometer"}}
+ext-2 = {{type = "extensometer"}}
+ext-3 = {{type = "extensometer"}}
+ext-4 = {{type = "extensometer"}}
+ext-5 = {{type = "extensometer"}}
+ext-6 = {{type = "extensometer"}}
+person-1 = {{type = "person"}}
+person-2 = {{type = "person"}}
+person-3 = {{type = "person"}}
+truck-1 = {{type = "machine"}}
+truck-2 = {{type = "machine"}}
+weather = {{}}
+ground = {{}}
+"""
+
 
 def gateway_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `highwall gateway`."""
@@ -65,6 +101,7 @@ def gateway_arguments(parser: argparse.ArgumentParser) -> None:
     new = action("init", "write a gateway.toml to begin with")
     new.add_argument("name", metavar="GATEWAY", help="what this gateway is called")
     new.add_argument("--folder", default="/var/lib/highwall", metavar="DIR", help="where it keeps its data")
+    new.add_argument("--demo", action="store_true", help="for the simulated mine, and a broker on this machine")
     enroll = action("enroll", "have a twin take this gateway in: makes a key here, and asks for its certificate")
     enroll.add_argument("url", metavar="URL", help="the twin's address, https://...")
     enroll.add_argument("code", metavar="CODE", help="the one-time code that the twin has printed")
@@ -140,7 +177,7 @@ def _init(args: argparse.Namespace) -> int:
 
     if args.config.exists():
         raise HighwallError(f"{args.config} is there already; change it, or name another file with --config")
-    write_text(args.config, EXAMPLE.format(gateway=args.name, folder=args.folder))
+    write_text(args.config, (DEMO if args.demo else EXAMPLE).format(gateway=args.name, folder=args.folder))
     try:
         load(args.config)
     except HighwallError:

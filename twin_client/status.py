@@ -56,7 +56,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         return said
     said.append(f"link: {agent['link']}")
     if (age := agent["queue"].get("queue_age")) and agent["queue"].get("queue_rows"):
-        said.append(f"the oldest record waits since {_ago(age)}")
+        said.append(f"the oldest record waits for {_ago(age)}")
     if agent["held"]:
         said.append(f"THE DISK TAKES NOTHING: {agent['held']} records are held in memory")
     words = agent["words"]

@@ -85,7 +85,8 @@ class Uplink:
     ):
         self.gateway, self.destination, self.settings = gateway, destination, settings
         self.counters: Counter[str] = Counter()
-        self.state = "not connected yet"
+        self.state = self._said = "not connected yet"
+        self._fine = f"connected to {destination.host}"
         self.up = False
         self.round_trip: float | None = None  # seconds, of the last batch
         self.last_acknowledged: float | None = None  # by `now`
@@ -170,8 +171,9 @@ class Uplink:
         held = await self._run(_held, self._store)
         self.delivery.connected(held)
         self._connection, self.up = connection, True
-        self.state = f"connected to {self.destination.host}"
-        self._say(f"{self.state}, {'nothing' if self.delivery.idle() else 'something'} to send")
+        if self._said != self._fine:
+            self._say(f"{self._fine}, {'nothing' if self.delivery.idle() else 'something'} to send")
+        self.state = self._said = self._fine
         self.counters["connections"] += 1
         self._connected()
 
@@ -228,10 +230,8 @@ class Uplink:
         self._news.set()
         if error is not None:
             self.counters["refused"] += 1
+            self._became(f"connected to {self.destination.host}, which takes no records: {error}")
             if flight in self.delivery.flights:
-                self._say(
-                    f"{self.destination.host} refuses what this gateway sends: {error}; it is kept, and sent again"
-                )
                 self.delivery.refused(flight, self._now())
         elif last and self._puback and flight in self.delivery.flights:
             self._take(flight.epoch, flight.left)
@@ -250,6 +250,7 @@ class Uplink:
             if not flight.left:
                 self.round_trip = now - flight.sent
         self._acknowledged.setdefault(epoch, []).extend(known)
+        self.state = self._said = self._fine
         self.last_acknowledged, self._failures = now, 0
         self._news.set()
 
@@ -271,7 +272,7 @@ class Uplink:
         late = self.delivery.expired(now)
         self.counters["resent"] += sum(len(flight.rows) for flight in late)
         if late:
-            self.state = f"connected to {self.destination.host}, which acknowledges nothing"
+            self._became(f"connected to {self.destination.host}, where nobody acknowledges anything")
 
     async def _wait(self, now: float) -> None:
         times = [_LOOK_S]
@@ -298,7 +299,6 @@ class Uplink:
                 self._say(f"on {message.topic.value}: {error}; it is ignored")
                 continue
             if isinstance(said, Acknowledgement):
-                self.state = f"connected to {self.destination.host}"
                 self._take(said.epoch, said.seqs)
             elif said is not None:
                 self._heard(said)
@@ -308,10 +308,13 @@ class Uplink:
 
     def _went(self, error: BaseException) -> None:
         words = (str(error).strip() or type(error).__name__).splitlines()[0]
-        state = f"not connected to {self.destination.host}: {words}"
-        if state != self.state:
+        self._became(f"not connected to {self.destination.host}: {words}")
+
+    def _became(self, state: str) -> None:
+        """Say what is wrong, once for as long as it is that."""
+        if state != self._said:
             self._say(f"{state}; everything is kept, and tried again")
-        self.state = state
+        self.state = self._said = state
 
     async def _rest(self, seconds: float) -> None:
         until = self._now() + seconds
