@@ -255,6 +255,26 @@ def test_the_longer_nobody_answers_the_longer_it_waits_with_one_batch_on_its_way
     assert waits == [10, 20, 40, 80, 160, 320, 320, 320, 320]
 
 
+def test_a_twin_that_was_away_for_a_day_is_found_again_within_minutes_and_has_everything() -> None:
+    shelf, now, probes = Shelf(), 0.0, 0
+    delivery = Delivery(Pace(wait=10.0))
+    delivery.connected(shelf.held())
+    while now < 86_400:
+        delivery.grown(*shelf.append(1))
+        probes += len(fly(delivery, shelf, now))
+        delivery.expired(now)
+        now += 10.0
+    assert probes < 400, "nobody is pestered meanwhile"
+    assert len(shelf.rows) == 8640
+    back = now
+    while shelf.rows:
+        for flight in fly(delivery, shelf, now):
+            land(delivery, shelf, flight, now)
+        delivery.expired(now)
+        now += 1.0
+        assert now < back + 400
+
+
 def test_a_batch_that_the_twin_cannot_read_does_not_keep_back_the_others() -> None:
     shelf = Shelf()
     shelf.append(400)

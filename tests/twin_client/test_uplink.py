@@ -272,6 +272,31 @@ def test_the_twin_sees_who_is_there(broker: Broker, twin: Receiver, tmp_path: Pa
         assert wait_for(lambda: not online()[-1])
 
 
+def test_two_weeks_offline_come_whole(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
+    """Simulated time: 20 tags each ten minutes for 14 days, from a gateway that was switched off every night."""
+    begin, step, rounds = 1_763_000_000_000_000, 600_000_000, 14 * 144
+    outbox = Outbox.open(tmp_path / "box", "gw-1", stamp=stamp, say=lambda line: None)
+    for first in range(0, rounds, 48):
+        records = [
+            Reading(
+                Stamp(begin + number * step, number % 144 * step, f"boot-{number // 144}", ClockQuality.HELD),
+                f"tag-{tag}",
+                1,
+                number,
+                {"strain": Measure(0.0)},
+            )
+            for number in range(first, first + 48)
+            for tag in range(20)
+        ]
+        outbox.write(lambda t, records=records: t.append(records))
+    outbox.close()
+    with Gateway(tmp_path / "box", broker.port) as gateway:
+        assert gateway.emptied(120)
+    assert not [tag for tag in range(20) if twin.missing(f"tag-{tag}", 1, range(rounds))]
+    assert not twin.twice()
+    assert twin.again == 0
+
+
 def test_the_newest_comes_first_after_an_outage(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
     pace = Pace(flights=1, least_rows=10, most_rows=20, wait=5.0)
     with Gateway(tmp_path / "box", free_port()) as gateway:
