@@ -28,7 +28,7 @@ from twin_client.outbox import Outbox
 from twin_client.pairing import Pairing
 from twin_client.parts import Part, ended
 from twin_client.pipeline import Pipeline
-from twin_client.protocol.orders import Answer, Command, Desired
+from twin_client.protocol.orders import VERSION, Answer, Command, Desired
 from twin_client.protocol.records import Reading, Record
 from twin_client.protocol.site import Destination, Site
 from twin_client.services import tls
@@ -100,11 +100,8 @@ class Agent:
             self.latest.get,
             say,
         )
-        self.journal = Journal(self.folder / "journal.sqlite", settings.services.memory)
         self.update = Update(self.models, self._surroundings(), settings.services.link, settings.services.shadow)
-        self.execution = Execution(
-            self.journal, settings.gateway, Handlers(self).by_name(), self.clock.stamp, self._answer
-        )
+        self.execution: Execution | None = None
         self.serial: SerialSource | None = None
         self.uplink: Uplink | None = None
         self.reporter = Reporter(self)
@@ -115,7 +112,7 @@ class Agent:
                 ("serial ports", self._serial),
                 ("cameras", self.cameras.run),
                 ("uplink", self._uplink),
-                ("commands", self.execution.run),
+                ("commands", self._commands),
                 ("health", self.reporter.run),
                 ("certificate", self._certificate),
                 ("clock", self._tick),
@@ -177,7 +174,6 @@ class Agent:
         await asyncio.wait([*parts.values(), watchdog], timeout=STOP_S / 4)
         self.clock.keep(now=True)
         self.models.stop()
-        self.journal.close()
         if self.pipeline.outbox is not None:
             await self.on_disk(self.pipeline.outbox.close)
         self._disk.shutdown(wait=True)
@@ -270,6 +266,18 @@ class Agent:
         finally:
             self.uplink = None
 
+    async def _commands(self) -> None:
+        """Run what the twin asks for; on a disk that takes nothing all of it is refused until it does again."""
+        journal = Journal(self.folder / "journal.sqlite", self.settings.services.memory)
+        self.execution = Execution(
+            journal, self.settings.gateway, Handlers(self).by_name(), self.clock.stamp, self._answer
+        )
+        try:
+            await self.execution.run()
+        finally:
+            self.execution = None
+            journal.close()
+
     async def _certificate(self) -> None:
         """Wait for a person's approval, and have the certificate renewed in time."""
         while True:
@@ -309,9 +317,12 @@ class Agent:
     def _heard(self, said: Command | Desired) -> None:
         if isinstance(said, Command):
             try:
+                if self.execution is None:
+                    raise HighwallError("this gateway can remember no commands just now")
                 self.execution.receive(said)
             except HighwallError as error:
-                self.say(f"the command {said.name} cannot be taken: {error}")
+                text = f"{error}; send it again under another id"
+                self._answer(Answer(VERSION, self.settings.gateway, said.id, "refused", text, self.clock.stamp()))
             return
         before = self.configuration.number
         reported = self.configuration.desire(said)
@@ -322,7 +333,8 @@ class Agent:
         self._task(self._report())
 
     def _connected(self) -> None:
-        self.execution.resend()
+        if self.execution is not None:
+            self.execution.resend()
         self._task(self._report())
 
     async def _report(self) -> None:
@@ -338,7 +350,9 @@ class Agent:
 
     def _answer(self, answer: Answer) -> None:
         async def send() -> None:
-            if self.uplink is not None and await self.uplink.tell(self.uplink.speaker.answer(answer)):
+            if self.uplink is None or not await self.uplink.tell(self.uplink.speaker.answer(answer)):
+                return
+            if self.execution is not None:
                 self.execution.delivered(answer.id)
 
         self._task(send())

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -358,7 +359,8 @@ def _service(args: argparse.Namespace) -> int:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError):  # where a full disk takes no log either, that must not be what ends the agent
+        print(line, file=sys.stderr, flush=True)
 
 
 def _progress(done: int, total: int) -> None:

@@ -15,38 +15,40 @@ STEADY_S: Final = 300.0  # seconds after which an earlier failure is forgotten
 
 
 class Part:
-    """`work` is a function whose coroutine runs until cancelled; one that returns has nothing more to do."""
+    """`work` is a function whose coroutine runs until cancelled; one that returns has nothing to do for now."""
 
     def __init__(self, name: str, work: Callable[[], Awaitable[None]], say: Callable[[str], None]):
         self.name, self.problem, self.failures = name, "", 0
         self._work, self._say = work, say
         self._task: asyncio.Future[None] | None = None
-        self._again = False
+        self._again = asyncio.Event()
 
     async def run(self) -> None:
         """Keep it going, until cancelled."""
         loop, wait = asyncio.get_running_loop(), FIRST_S
         while True:
-            begun = loop.time()
+            begun, rest = loop.time(), None
+            self._again.clear()
             self._task = asyncio.ensure_future(self._work())
             try:
                 await self._task
             except asyncio.CancelledError:
-                if not self._again:
+                if not self._again.is_set():
                     raise
-                self._again = False
-                continue
             except Exception as error:
                 self._failed(error)
+                wait = FIRST_S if loop.time() - begun > STEADY_S else min(2 * wait, MOST_S)
+                rest = wait
             else:
-                return
-            wait = FIRST_S if loop.time() - begun > STEADY_S else min(2 * wait, MOST_S)
-            await asyncio.sleep(wait)
+                self.problem = ""
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._again.wait()
 
     def restart(self) -> None:
         """Begin again, with whatever has changed around it."""
+        self._again.set()
         if self._task is not None and not self._task.done():
-            self._again = True
             self._task.cancel()
 
     def _failed(self, error: Exception) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -252,6 +253,23 @@ def test_an_alarm_is_raised_once_and_not_again_after_a_kill(
         assert wait_for(lambda: len(alarms()) == 3), agent.log()
     assert sorted(alarm.level for alarm in alarms()) == [0, 1, 2]
     assert len({alarm.id for alarm in alarms()}) == 1
+
+
+def test_a_disk_that_takes_nothing_for_a_while_costs_nothing(
+    broker: Broker, twin: Receiver, line: Line, tmp_path: Path, machine: Machine
+) -> None:
+    with Process(tmp_path, broker.port, line.port, machine) as agent:
+        send(line, 0, 49)
+        assert twin.until(lambda it: len(it.tags) == 50, 60), agent.log()
+        _, most = resource.prlimit(agent.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, (0, most))  # no file may be written at all
+        send(line, 50, 249)
+        time.sleep(3)
+        assert len(twin.tags) == 50, "nothing is sent that is not on the disk"
+        resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, (most, most))
+        send(line, 250, 259)
+        assert twin.until(lambda it: len(it.tags) == 260, 60), agent.log()
+    assert not twin.twice()
 
 
 def test_commands_are_answered_and_tags_paired_on_the_way(
