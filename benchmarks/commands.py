@@ -34,6 +34,7 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     lost.add_argument("--scenario", metavar="NAME", help="what happens to it; `list` names them")
     lost.add_argument("--results", type=Path, metavar="DIR", help="also write CLIENT-SCENARIO.json there")
     lost.add_argument("--keep", type=Path, metavar="DIR", help="keep the client's folder with its logs")
+    lost.add_argument("--table", action="store_true", help="print the table of all results, of --results or committed")
     parser.add_argument("--json", action="store_true")
 
 
@@ -53,11 +54,11 @@ def bench(args: argparse.Namespace) -> int:
 
 def _check_together(args: argparse.Namespace) -> None:
     """Refuse options that say nothing where they stand."""
-    of_loss = [name for name in ("client", "scenario", "results", "keep") if getattr(args, name) is not None]
+    of_loss = [name for name in ("client", "scenario", "results", "keep", "table") if getattr(args, name)]
     if args.action == "loss":
         if args.file is not None:
             raise HighwallError(f"`bench loss` measures a client, not {args.file}; name it with --client")
-        if args.scenario != "list" and (args.client is None or args.scenario is None):
+        if not args.table and args.scenario != "list" and (args.client is None or args.scenario is None):
             raise HighwallError("`bench loss` needs --client NAME and --scenario NAME; --scenario list names them")
         return
     if of_loss:
@@ -133,8 +134,12 @@ def _loss(args: argparse.Namespace) -> int:
 
     from benchmarks.loss.measure import client_names, measure
     from benchmarks.loss.scenarios import SCENARIOS
+    from benchmarks.loss.table import RESULTS, table
     from targets.runtime.files import write_text
 
+    if args.table:
+        print(table(args.results or RESULTS))
+        return 0
     if args.scenario == "list":
         width = max(map(len, SCENARIOS))
         print("\n".join(f"{name:{width}}  {scenario.about}" for name, scenario in SCENARIOS.items()))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from twin_client import machine
 from twin_client.protocol.errors import ProtocolError
 from twin_client.protocol.ranges import size
 from twin_client.protocol.records import Gap, Health, Prediction, Reading, Record, Stamp, record_of
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from twin_client.agent import Agent
 
 STATUS_S: Final = 5.0  # seconds between two writings of the status file
+_ZONE: Final = Path("/sys/class/thermal/thermal_zone0/temp")
 _CLOCKS: Final = ("lost: nothing has set it since the boot", "held", "NTP", "GNSS")
 
 
@@ -62,7 +62,7 @@ class Reporter:
         """The record of now."""
         await self._look()
         agent = self._agent
-        gauges = {**self.queue, **machine.gauges(agent.folder), "held": float(agent.pipeline.held)}
+        gauges = {**self.queue, **machine(agent.folder), "held": float(agent.pipeline.held)}
         counters: Counter[str] = Counter(self.counters)
         counters.update(agent.pipeline.counters)
         if agent.pipeline.outbox is not None:
@@ -100,7 +100,7 @@ class Reporter:
             "held": agent.pipeline.held,
             "losses": {k.removeprefix("lost_"): n for k, n in self.counters.items() if k.startswith("lost_")},
             "counters": dict(self.counters),
-            "machine": machine.gauges(agent.folder),
+            "machine": machine(agent.folder),
             "ports": [] if serial is None else [msgspec.to_builtins(port) for port in serial.ports()],
             "offers": [] if serial is None else [msgspec.to_builtins(offer) for offer in serial.offers()],
             "tags": {
@@ -186,3 +186,28 @@ def _age(then: Stamp, now: Stamp) -> float:
     """Seconds between two stamps: by the clock that is never set, where it is the same one."""
     micros = now.mono - then.mono if now.boot == then.boot else now.wall - then.wall
     return round(max(0, micros) / 1e6, 1)
+
+
+def _memory() -> int | None:
+    """Bytes of this process that are in memory."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _temperature() -> float | None:
+    """Of the processor, degrees Celsius; None: nothing says it."""
+    with suppress(OSError, ValueError):
+        return int(_ZONE.read_text(encoding="ascii")) / 1000
+    return None
+
+
+def machine(folder: Path) -> dict[str, float]:
+    """Those of the health record: bytes, degrees Celsius, seconds; what cannot be read is absent."""
+    found: dict[str, float | None] = {"rss": _memory(), "temperature": _temperature()}
+    with suppress(OSError):
+        disk = os.statvfs(folder)
+        found["disk_free"] = disk.f_bavail * disk.f_frsize
+    with suppress(OSError):
+        found["load"] = round(os.getloadavg()[0], 2)
+    return {name: float(value) for name, value in found.items() if value is not None}
