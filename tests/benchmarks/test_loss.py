@@ -19,6 +19,7 @@ from benchmarks.loss.line import Line
 from benchmarks.loss.link import Link
 from benchmarks.loss.measure import run
 from benchmarks.loss.scenarios import Scenario
+from benchmarks.loss.table import table
 from targets.runtime.errors import HighwallError
 
 HEALTHY = Scenario("healthy", "a healthy link", rate=100, seconds=2, settle=3)
@@ -186,3 +187,15 @@ def test_scenarios_and_clients_are_listed(capsys: pytest.CaptureFixture[str]) ->
     listed = capsys.readouterr().out
     assert "stalled" in listed
     assert "thingsboard" in listed
+
+
+def test_the_table_in_the_docs_is_that_of_the_committed_results(root: Path) -> None:
+    assert table() in (root / "docs" / "gateway.md").read_text()
+
+
+def test_a_result_that_is_none_and_an_empty_folder_are_said(tmp_path: Path) -> None:
+    with pytest.raises(HighwallError, match="no results"):
+        table(tmp_path)
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(HighwallError, match=r"x\.json"):
+        table(tmp_path)
