@@ -27,6 +27,8 @@ from twin_client.protocol.records import Acknowledgement
 from twin_client.protocol.site import Destination
 
 SETTLE_S: Final = 1.0  # acknowledged rows leave the outbox together, so that a card is not written for each batch
+_TRIES: Final = 3
+_SHUN_S: Final = 600.0
 _LOOK_S: Final = 5.0  # at least so often the loop shows that it gets on
 
 
@@ -98,6 +100,8 @@ class Uplink:
         self._heard, self._connected, self._say, self._now = heard, connected, say, now
         self._dice = dice or random.Random()
         self._news = asyncio.Event()
+        self._in_vain: Counter[str] = Counter()  # messages in a row, by topic
+        self._shunned: dict[str, float] = {}  # until when a topic is left alone
         self._acknowledged: dict[str, list[Range]] = {}
         self._unconfirmed: dict[int, float] = {}  # when each message went that has no PUBACK yet
         self._token = 0
@@ -112,14 +116,25 @@ class Uplink:
             self._news.set()
 
     async def tell(self, messages: Iterable[Message]) -> bool:
-        """Publish what is no record, such as an answer; whether the broker has all of it."""
-        if self._connection is None or not self.up:
-            return False
-        try:
-            for message in messages:
+        """Publish what is no record, such as an answer; whether the broker has all of it.
+
+        Some brokers hang up on who publishes where the access rules forbid it. A topic on which nothing comes through
+        is therefore left alone for a while, so that it cannot keep the records back.
+        """
+        for message in messages:
+            if self._connection is None or not self.up or self._now() < self._shunned.get(message.topic, 0.0):
+                return False
+            try:
                 await delivered(self._connection, message, self.settings.pace.wait)
-        except (MqttError, Refused, TimeoutError):
-            return False
+            except (MqttError, Refused, TimeoutError):
+                self._in_vain[message.topic] += 1
+                if self._in_vain[message.topic] >= _TRIES:
+                    self._shunned[message.topic] = self._now() + _SHUN_S
+                    del self._in_vain[message.topic]
+                    where = f"{self.destination.host} takes nothing on {message.topic}"
+                    self._say(f"{where}, or hangs up; do its access rules allow it? It is left alone for ten minutes")
+                return False
+            del self._in_vain[message.topic]
         return True
 
     async def run(self) -> None:
@@ -307,7 +322,8 @@ class Uplink:
     # --- between connections --------------------------------------------------------------------------------------
 
     def _went(self, error: BaseException) -> None:
-        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = error.__cause__ or error  # aiomqtt only says that it was disconnected, and keeps the reason behind it
+        words = (str(why).strip() or type(why).__name__).splitlines()[0]
         self._became(f"not connected to {self.destination.host}: {words}")
 
     def _became(self, state: str) -> None:

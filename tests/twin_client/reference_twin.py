@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,8 +17,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from benchmarks.loss.broker import Broker
 from twin_client.protocol.invitation import invite
 from twin_client.protocol.records import ClockQuality, Stamp
+from twin_client.services import tls
 
 NOW = datetime(2026, 11, 23, 6, 0, tzinfo=UTC)  # the true time in these tests, whatever a gateway believes
 DAY = timedelta(days=1)
@@ -233,3 +236,61 @@ def _handler(twin: Twin) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(data)
 
     return Handler
+
+
+ACL = """pattern write mine/%u/up
+pattern write mine/%u/status
+pattern write mine/%u/answer
+pattern write mine/%u/reported
+pattern read mine/%u/ack
+pattern read mine/%u/command
+pattern read mine/%u/desired
+user twin
+topic readwrite mine/#
+"""
+
+
+def guarded_by(folder: Path, authority: Authority, acl: str = ACL) -> Broker:
+    """A broker that wants certificates, and lets each gateway say and hear only what is its own."""
+    pem = authority.server(folder, "localhost", ends=3000)
+    (folder / "ca.pem").write_text(authority.pem)
+    (folder / "acl").write_text(acl)
+    lines = [
+        f"cafile {folder}/ca.pem",
+        f"certfile {pem}",
+        f"keyfile {pem}",
+        "require_certificate true",
+        "use_identity_as_username true",
+        "tls_version tlsv1.2",
+        f"acl_file {folder}/acl",
+    ]
+    return Broker(folder / "broker", lines)
+
+
+def now() -> Stamp:
+    """This machine's time, for what a real broker and OpenSSL judge by it."""
+    return Stamp(time.time_ns() // 1000, time.monotonic_ns() // 1000, "boot", ClockQuality.NETWORK)
+
+
+class Papers:
+    """A gateway's identity, as enrolment leaves it."""
+
+    def __init__(self, folder: Path, authority: Authority, name: str = "gw-1", trusts: Authority | None = None):
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+        self._ca = (trusts or authority).pem
+        self._key, self._certificate = folder / f"{name}.key", folder / f"{name}.pem"
+        self._key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        pem = request.public_bytes(serialization.Encoding.PEM).decode()
+        self._certificate.write_text(authority.sign(pem, ends=3000))
+
+    def context(self) -> ssl.SSLContext:
+        return tls.context_for(self._ca, self._certificate, self._key)
+
+    def check(self, connection: ssl.SSLSocket) -> None:
+        tls.check_peer(now)(connection)

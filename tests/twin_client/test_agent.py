@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from receiver import Receiver
+from reference_twin import Authority, Papers, Twin, guarded_by
 
 from benchmarks.loss.broker import Broker
 from benchmarks.loss.line import Line
@@ -52,21 +53,22 @@ def machine(request: pytest.FixtureRequest, root: Path) -> Machine:
 class Process:
     """`highwall gateway run` with a gateway.toml in `folder`."""
 
-    def __init__(self, folder: Path, port: int, line: str, machine: Machine, more: str = ""):
+    def __init__(
+        self, folder: Path, port: int, line: str, machine: Machine, host: str = "127.0.0.1", tls: bool = False
+    ):
         self.folder, self._machine = folder, machine
         (folder / "data").mkdir(parents=True, exist_ok=True)
         self.config = folder / "gateway.toml"
         self.config.write_text(
             f"""gateway = "gw-1"
 folder = "data"
-destination = {{host = "127.0.0.1", port = {port}}}
-uplink = {{tls = false, pace = {{wait = 2.0}}, retry = {{first = 0.1, most = 0.5}}}}
+destination = {{host = "{host}", port = {port}}}
+uplink = {{tls = {str(tls).lower()}, pace = {{wait = 2.0}}, retry = {{first = 0.1, most = 0.5}}}}
 tags = {{"tag-1" = {{}}, "tag-2" = {{}}}}
 health = 1.0
 [[serial.ports]]
 name = "radio"
 url = "{line}"
-{more}
 """
         )
         self._process: subprocess.Popen | None = None
@@ -299,6 +301,35 @@ def test_commands_are_answered_and_tags_paired_on_the_way(
         assert twin.until(
             lambda it: any(isinstance(entry.record, Health) for have in it.entries.values() for entry in have.values())
         )
+
+
+def test_enrolled_by_a_person_it_sends_through_tls_and_not_before(
+    mosquitto: None, line: Line, tmp_path: Path, machine: Machine
+) -> None:
+    authority = Authority()
+    papers = Papers(tmp_path, authority, "twin")
+    context = papers.context()
+    context.check_hostname = False  # the receiver calls the broker by its number
+    pem = authority.server(tmp_path, ends=3000)
+    with (
+        guarded_by(tmp_path, authority) as broker,
+        Twin(authority, pem) as office,
+        Receiver(broker.port, context) as twin,
+    ):
+        office.signing = {"ends": 3000}
+        with Process(tmp_path, broker.port, line.port, machine, host="localhost", tls=True) as agent:
+            send(line, 0, 49)
+            time.sleep(1.5 * machine.slower)
+            assert "not enrolled" in agent.call("status").stdout
+            assert not twin.tags
+            refused = agent.call("enroll", office.url, Authority("somebody else").invite())
+            assert refused.returncode == 1
+            assert "the code was not sent" in refused.stderr
+            done = agent.call("enroll", office.url, authority.invite(), "--again")
+            assert done.returncode == 0, done.stderr
+            assert twin.until(lambda it: len(it.tags) == 50, 60 * machine.slower), agent.log()
+            assert "good for" in agent.call("selftest").stdout
+    assert not twin.twice()
 
 
 def test_status_pairing_and_draining_beside_a_running_agent(

@@ -13,12 +13,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from receiver import Receiver
-from reference_twin import Authority
+from reference_twin import ACL, Authority, Papers, guarded_by
 
 from benchmarks.loss.broker import Broker, free_port
 from benchmarks.loss.link import Link
@@ -27,7 +23,6 @@ from twin_client.protocol import orders
 from twin_client.protocol.delivery import Pace, Retry
 from twin_client.protocol.records import ClockQuality, Measure, Reading, Stamp
 from twin_client.protocol.site import Destination
-from twin_client.services import tls
 from twin_client.uplink import Settings, Uplink
 
 QUICK = Settings(
@@ -51,7 +46,9 @@ class Gateway:
         dialect: str = "highwall",
         host: str = "127.0.0.1",
         security: Any = None,
+        reports: bool = False,
     ):
+        self._reports = reports
         self.said: list[str] = []
         self.heard: list[object] = []
         self.sent = 0
@@ -98,6 +95,11 @@ class Gateway:
             time.sleep(0.05)
         return False
 
+    def _connected(self) -> None:
+        if self._reports:
+            reported = orders.Reported(1, "gw-1", 0, {}, False, stamp())
+            self._telling = asyncio.ensure_future(self.uplink.tell(self.uplink.speaker.reported(reported)))
+
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
 
@@ -112,6 +114,7 @@ class Gateway:
             run,
             security=self._security,
             heard=self.heard.append,
+            connected=self._connected,
             say=self.said.append,
         )
         task = asyncio.create_task(self.uplink.run())
@@ -313,59 +316,9 @@ def test_the_newest_comes_first_after_an_outage(broker: Broker, twin: Receiver, 
 # --- TLS ----------------------------------------------------------------------------------------------------------
 
 
-class Papers:
-    """A gateway's identity, as enrolment leaves it."""
-
-    def __init__(self, folder: Path, authority: Authority, name: str = "gw-1", trusts: Authority | None = None):
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-        self._ca = (trusts or authority).pem
-        self._key, self._certificate = folder / f"{name}.key", folder / f"{name}.pem"
-        self._key.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        pem = request.public_bytes(serialization.Encoding.PEM).decode()
-        self._certificate.write_text(authority.sign(pem, ends=3000))
-
-    def context(self) -> ssl.SSLContext:
-        return tls.context_for(self._ca, self._certificate, self._key)
-
-    def check(self, connection: ssl.SSLSocket) -> None:
-        tls.check_peer(stamp)(connection)
-
-
 @pytest.fixture
 def authority() -> Authority:
     return Authority()
-
-
-ACL = """pattern write mine/%u/up
-pattern write mine/%u/status
-pattern read mine/%u/ack
-pattern read mine/%u/command
-pattern read mine/%u/desired
-user twin
-topic readwrite mine/#
-"""
-
-
-def guarded_by(folder: Path, authority: Authority, acl: str) -> Broker:
-    pem = authority.server(folder, "localhost", ends=3000)
-    (folder / "ca.pem").write_text(authority.pem)
-    (folder / "acl").write_text(acl)
-    lines = [
-        f"cafile {folder}/ca.pem",
-        f"certfile {pem}",
-        f"keyfile {pem}",
-        "require_certificate true",
-        "use_identity_as_username true",
-        "tls_version tlsv1.2",
-        f"acl_file {folder}/acl",
-    ]
-    return Broker(folder / "broker", lines)
 
 
 @pytest.fixture
@@ -415,6 +368,28 @@ def test_one_gateway_cannot_speak_as_another(guarded: Broker, authority: Authori
             assert wait_for(lambda: gateway.uplink.counters["connections"] > 1 or gateway.uplink.counters["refused"])
             assert gateway.ask(gateway.outbox.count) == 20
         assert twin.count() == 0
+
+
+def test_a_topic_on_which_the_broker_hangs_up_does_not_keep_the_records_back(
+    mosquitto: None, authority: Authority, tmp_path: Path
+) -> None:
+    acl = ACL.replace("pattern write mine/%u/reported\n", "")
+    with (
+        guarded_by(tmp_path, authority, acl) as broker,
+        Receiver(broker.port, twin_with(Papers(tmp_path, authority, "twin"))) as twin,
+        Gateway(
+            tmp_path / "box",
+            broker.port,
+            SECURE,
+            host="localhost",
+            security=Papers(tmp_path, authority),
+            reports=True,
+        ) as gateway,
+    ):
+        gateway.append(20)
+        assert gateway.emptied(), gateway.said
+        assert all_there_once(gateway, twin)
+        assert "mine/gw-1/reported" in " ".join(gateway.said)
 
 
 def test_a_broker_of_another_ca_hears_nothing(guarded: Broker, authority: Authority, tmp_path: Path) -> None:
