@@ -188,7 +188,7 @@ def _age(then: Stamp, now: Stamp) -> float:
     return round(max(0, micros) / 1e6, 1)
 
 
-def _memory() -> int | None:
+def memory() -> int | None:
     """Bytes of this process that are in memory."""
     with suppress(OSError, ValueError, IndexError):
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -204,7 +204,7 @@ def _temperature() -> float | None:
 
 def machine(folder: Path) -> dict[str, float]:
     """Those of the health record: bytes, degrees Celsius, seconds; what cannot be read is absent."""
-    found: dict[str, float | None] = {"rss": _memory(), "temperature": _temperature()}
+    found: dict[str, float | None] = {"rss": memory(), "temperature": _temperature()}
     with suppress(OSError):
         disk = os.statvfs(folder)
         found["disk_free"] = disk.f_bavail * disk.f_frsize

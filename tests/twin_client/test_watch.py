@@ -340,7 +340,7 @@ def test_a_large_image_s_memory_goes_back_when_it_is_judged(shelf, root, tmp_pat
 import sys
 from pathlib import Path
 from targets.runtime.trust import load_trust
-from twin_client.machine import memory
+from twin_client.health import memory
 from twin_client.protocol.records import Stamp
 from twin_client.sources.camera import Capture
 from twin_client.watch import Watch
