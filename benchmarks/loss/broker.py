@@ -34,9 +34,7 @@ class Broker:
 
     def start(self) -> None:
         """Start, or start again on the same port with what its database kept."""
-        program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-        if program is None:
-            raise HighwallError("mosquitto is not installed; on Debian: apt install mosquitto")
+        command = program()
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = [
             f"listener {self.port} 127.0.0.1",
@@ -52,7 +50,7 @@ class Broker:
         path = self.folder / "mosquitto.conf"
         path.write_text("\n".join(settings) + "\n", encoding="utf-8")
         with (self.folder / "mosquitto.log").open("ab") as log:
-            self._process = subprocess.Popen([program, "-c", str(path)], stdout=log, stderr=log)
+            self._process = subprocess.Popen([command, "-c", str(path)], stdout=log, stderr=log)
         until = time.monotonic() + START_S
         while time.monotonic() < until and self._process.poll() is None:
             with socket.socket() as probe:
@@ -86,6 +84,14 @@ class Broker:
                 self._process.wait(5)
             except subprocess.TimeoutExpired:
                 self.kill()
+
+
+def program() -> str:
+    """Where mosquitto is. Raises HighwallError where it is not installed."""
+    found = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise HighwallError("mosquitto is not installed; on Debian: apt install mosquitto")
+    return found
 
 
 def free_port() -> int:

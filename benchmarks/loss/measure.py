@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import pairwise
@@ -71,46 +73,70 @@ class Process:
         with (self._folder / "client.log").open("ab") as log:
             environment = os.environ | self._environment
             self._process = subprocess.Popen(
-                self._command, cwd=self._folder, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                self._command,
+                cwd=self._folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # so that a kill ends what it started too
             )
 
     def kill(self) -> None:
         """End it with no chance to save anything."""
         if self._process is not None:
             self._cpu_before = self.footprint.cpu_s
-            self._process.kill()
+            self._signal(signal.SIGKILL)
             self._process.wait()
 
     def stop(self) -> None:
         """End it in good order, or after ten seconds without."""
         if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
+            self._signal(signal.SIGTERM)
             try:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:
                 self.kill()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(cast(subprocess.Popen[bytes], self._process).pid, number)
 
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process is not None and self._process.poll() is None
 
     def sample(self) -> None:
-        """Note its memory, threads and CPU time, from /proc."""
+        """Note memory, threads and CPU time of it and of what it started, from /proc."""
         if self._process is None:
             return
-        try:
-            status = Path(f"/proc/{self._process.pid}/status").read_text()
-            times = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return
-        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-        if "VmRSS" not in fields:
+        rss, threads, cpu = 0.0, 0, 0.0
+        for one in _family(self._process.pid):
+            try:
+                status = Path(f"/proc/{one}/status").read_text()
+                times = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+            if "VmRSS" in fields:
+                rss += int(fields["VmRSS"].split()[0]) / 1024
+                threads += int(fields["Threads"])
+                cpu += (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+        if not rss:
             return
         seen = self.footprint
-        rss = int(fields["VmRSS"].split()[0]) / 1024
         seen.samples.append(round(rss, 1))
-        seen.rss_mib, seen.threads = max(seen.rss_mib, rss), max(seen.threads, int(fields["Threads"]))
-        seen.cpu_s = self._cpu_before + (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+        seen.rss_mib, seen.threads = max(seen.rss_mib, rss), max(seen.threads, threads)
+        seen.cpu_s = max(seen.cpu_s, self._cpu_before + cpu)
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all that it started, as far as they live."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        children = []
+    return [pid, *(each for child in children for each in _family(int(child)))]
 
 
 def _tenths(samples: list[float]) -> list[float]:

@@ -6,6 +6,7 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -13,11 +14,11 @@ from typing import NoReturn
 import pytest
 
 import highwall
-from benchmarks.loss.clients import thingsboard
+from benchmarks.loss.clients import mosquitto, thingsboard
 from benchmarks.loss.ledger import Arrival
 from benchmarks.loss.line import Line
 from benchmarks.loss.link import Link
-from benchmarks.loss.measure import run
+from benchmarks.loss.measure import Process, _family, run
 from benchmarks.loss.scenarios import Scenario
 from benchmarks.loss.table import table
 from targets.runtime.errors import HighwallError
@@ -174,12 +175,46 @@ def test_the_rival_reads_its_own_line_back_and_is_given_no_limits() -> None:
         (["--client", "thingsboard"], "needs --client NAME and --scenario NAME"),
         (["--client", "nobody", "--scenario", "stalled"], "no client is called 'nobody'; choose"),
         (["--client", "thingsboard", "--scenario", "flood"], "no scenario is called 'flood'; choose"),
-        (["some.highwall", "--client", "thingsboard"], "measures a client, not some.highwall"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert highwall.main(["bench", "loss", *arguments]) == 1
     assert complaint in capsys.readouterr().err
+
+
+def test_the_bridge_reads_its_own_line_back(tmp_path: Path) -> None:
+    assert mosquitto.read(mosquitto.TOPICS[0], mosquitto.encode(123).strip()).numbers == [123]
+    command, _ = mosquitto.prepare(tmp_path, "tty", 1883, print)
+    assert command[-1] == mosquitto.TOPICS[0]
+    settings = (tmp_path / "bridge.conf").read_text()
+    assert "address 127.0.0.1:1883" in settings
+    assert "cleansession false" in settings
+
+
+def test_a_kill_ends_what_the_client_started_and_counts_its_memory(tmp_path: Path) -> None:
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    process = Process(tmp_path, [sys.executable, "-c", child], {})
+    process.start()
+    until = time.monotonic() + 20
+    while process.footprint.threads < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+        process.sample()
+    assert process.footprint.threads == 2
+    assert process.footprint.rss_mib > 10
+    pids = _family(process._process.pid)
+    assert len(pids) == 2
+    process.kill()
+    until = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}/stat").exists() and _state(pid) != "Z" for pid in pids) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert all(not Path(f"/proc/{pid}").exists() or _state(pid) == "Z" for pid in pids)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
 
 
 def test_scenarios_and_clients_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
