@@ -25,7 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "rebuild": ("toolkit.export", "build an artifact again and compare every byte"),
     "boards": ("targets", "list the boards; check that wheels and libraries run on one"),
     "emulator": ("targets.emulator", "set up emulated boards, which verify and count as the real ones do"),
-    "bench": ("benchmarks", "measure an artifact here, on a board over ssh, or in the emulator"),
+    "bench": ("benchmarks", "measure an artifact, the field of networks or what a client loses; report it"),
     "paper": ("benchmarks.paper", "run and render the paper's experiments"),
     "inspect": ("targets", "show what an artifact holds"),
     "verify": ("targets", "check an artifact's signature, version and golden vectors as a gateway does"),
@@ -50,6 +50,7 @@ EXTRAS = {
     "rasterio": "geo",
     "shapefile": "geo",
     "pycocotools": "bench",
+    "matplotlib": "bench",
 }
 
 USAGE_ERROR = 2

@@ -16,34 +16,59 @@ if TYPE_CHECKING:
 
 def bench_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `highwall bench`."""
-    parser.add_argument("action", choices=("run", "loss"), help="run: measure one artifact; loss: what a client loses")
-    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="run: an artifact, NAME.highwall")
-    parser.add_argument("--board", metavar="BOARD", help="what it is to run on (default: what it was made for)")
-    parser.add_argument("--any-board", action="store_true", help="measure on this machine or host whatever it is")
-    where = parser.add_mutually_exclusive_group()
+    verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def action(name: str, what: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=what, description=what, allow_abbrev=False)
+
+    one = action("run", "measure one artifact, here, on a board over ssh, or in the emulator")
+    one.add_argument("file", type=Path, metavar="FILE", help="an artifact, NAME.highwall")
+    one.add_argument("--board", metavar="BOARD", help="what it is to run on (default: what it was made for)")
+    one.add_argument("--any-board", action="store_true", help="measure on this machine or host whatever it is")
+    where = one.add_mutually_exclusive_group()
     where.add_argument("--emulate", action="store_true", help="count ARM instructions in the emulator; no time")
     where.add_argument("--ssh", metavar="[USER@]HOST", help="on a board, with your own ssh config and keys")
-    timed = parser.add_argument_group("measured runs")
+    timed = one.add_argument_group("measured runs")
     timed.add_argument("--runs", type=int, metavar="N", help="timed inferences (default 200)")
     timed.add_argument("--sustained", type=float, metavar="SECONDS", help="then run on until the board is hot")
     timed.add_argument("--threads", type=int, metavar="N", help="default 1")
     timed.add_argument("--wheels", type=Path, metavar="DIR", help="with --ssh: aarch64 wheels for a board without them")
     timed.add_argument("--python", metavar="PATH", help="with --ssh: the board's interpreter (default python3)")
-    lost = parser.add_argument_group("loss")
+
+    suite = action("suite", "time every network of the field beside ours on this machine; no torch needed")
+    suite.add_argument("--name", metavar="NAME", help="of the results (default: the board's, or host)")
+    suite.add_argument("--network", action="append", metavar="NAME", help="only this one beside ours; may be repeated")
+    suite.add_argument("--size", type=int, action="append", metavar="PIXELS", help="only this one; may be repeated")
+    suite.add_argument("--threads", type=int, action="append", metavar="N", help="default: 1, and all cores")
+    suite.add_argument("--seconds", type=float, metavar="S", help="of turns, a pair (default 3)")
+    suite.add_argument("--smoke", action="store_true", help="a few small ones, to see that it runs")
+    suite.add_argument("--again", action="store_true", help="measure anew what was measured before")
+    suite.add_argument("--results", type=Path, metavar="DIR", help="default: benchmarks/results/suite, if it is there")
+
+    lost = action("loss", "what a client loses while its link, its twin or itself fails")
     lost.add_argument("--client", metavar="NAME", help="a file of benchmarks/loss/clients")
     lost.add_argument("--scenario", metavar="NAME", help="what happens to it; `list` names them")
     lost.add_argument("--results", type=Path, metavar="DIR", help="also write CLIENT-SCENARIO.json there")
     lost.add_argument("--keep", type=Path, metavar="DIR", help="keep the client's folder with its logs")
     lost.add_argument("--table", action="store_true", help="print the table of all results, of --results or committed")
-    parser.add_argument("--json", action="store_true")
+
+    page = action("report", "render all results as one HTML page and docs/benchmarks.md")
+    page.add_argument("--out", type=Path, default=Path("benchmarks.html"), metavar="FILE", help="the page")
+    page.add_argument("--markdown", type=Path, metavar="FILE", help="also write tables there (docs/benchmarks.md)")
+    page.add_argument("--results", type=Path, metavar="DIR", help="default: the committed ones")
+    page.add_argument("--against", type=Path, metavar="DIR", help="an earlier results folder, or a page made earlier")
+    for each in (one, suite, lost, page):
+        each.add_argument("--json", action="store_true", help="print JSON")
 
 
 def bench(args: argparse.Namespace) -> int:
-    """Measure an artifact; 1 where it was measured, but the machine was too busy, hot or throttled to quote it."""
-    _check_together(args)
-    if args.action == "loss":
-        return _loss(args)
+    """What was asked for; 1 where it was measured, but the machine was too busy, hot or throttled to quote it."""
+    actions = {"run": _run, "suite": _suite, "loss": _loss, "report": _report}
+    return actions[args.action](args)
 
+
+def _run(args: argparse.Namespace) -> int:
+    _check_together(args)
     from targets.board import load_board
     from targets.runtime.artifact import read
 
@@ -54,17 +79,6 @@ def bench(args: argparse.Namespace) -> int:
 
 def _check_together(args: argparse.Namespace) -> None:
     """Refuse options that say nothing where they stand."""
-    of_loss = [name for name in ("client", "scenario", "results", "keep", "table") if getattr(args, name)]
-    if args.action == "loss":
-        if args.file is not None:
-            raise HighwallError(f"`bench loss` measures a client, not {args.file}; name it with --client")
-        if not args.table and args.scenario != "list" and (args.client is None or args.scenario is None):
-            raise HighwallError("`bench loss` needs --client NAME and --scenario NAME; --scenario list names them")
-        return
-    if of_loss:
-        raise HighwallError(f"--{of_loss[0]} is of `bench loss`")
-    if args.file is None:
-        raise HighwallError("`bench run` needs an artifact: highwall bench run NAME.highwall")
     given = [name for name in ("runs", "sustained", "threads", "wheels", "python") if getattr(args, name) is not None]
     given += ["any-board"] if args.any_board else []
     if args.emulate and given:
@@ -72,6 +86,25 @@ def _check_together(args: argparse.Namespace) -> None:
     for name in ("wheels", "python"):
         if name in given and args.ssh is None:
             raise HighwallError(f"--{name} says nothing without --ssh HOST")
+
+
+def _suite(args: argparse.Namespace) -> int:
+    """1 where a measurement is noisy, so that a script notices."""
+    from benchmarks.suite import run as suite
+    from benchmarks.suite.table import table
+
+    plan = suite.smoke() if args.smoke else suite.plan(args.network, args.size, args.threads, args.seconds)
+    folder = args.results or (suite.RESULTS if suite.RESULTS.parent.is_dir() else Path("results"))
+    name = args.name or suite.machine_name()
+    path = folder / f"{name}{'-smoke' * args.smoke}.json"
+    words = ["highwall bench suite", *(["--smoke"] if args.smoke else [])]
+    for option, values in (("--network", args.network), ("--size", args.size), ("--threads", args.threads)):
+        words += [f"{option} {value}" for value in values or ()]
+    words += [f"--seconds {args.seconds:g}"] if args.seconds else []
+    result = suite.run(plan, path, " ".join(words), _step, args.again)
+    print(json.dumps(result, indent=1) if args.json else table(result))
+    _step(f"results are in {path}")
+    return int(any(cell.get("noise") for cell in result["cells"].values()))
 
 
 def _measured(args: argparse.Namespace, board: "Board") -> int:
@@ -140,6 +173,8 @@ def _loss(args: argparse.Namespace) -> int:
     if args.table:
         print(table(args.results or RESULTS))
         return 0
+    if args.scenario != "list" and (args.client is None or args.scenario is None):
+        raise HighwallError("`bench loss` needs --client NAME and --scenario NAME; --scenario list names them")
     if args.scenario == "list":
         width = max(map(len, SCENARIOS))
         print("\n".join(f"{name:{width}}  {scenario.about}" for name, scenario in SCENARIOS.items()))
@@ -161,6 +196,12 @@ def _loss(args: argparse.Namespace) -> int:
         print(f"{found['declared']:,} declared lost, {found['duplicated']:,} came twice")
         print(f"{found['rss_mib']:g} MiB, {found['threads']} threads, {found['cpu_percent']:g} % of a core")
     return int(found["lost"] > 0)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from benchmarks.report.build import build
+
+    return build(args.results, args.out, args.markdown, args.against, args.json, _step)
 
 
 WORDS = {

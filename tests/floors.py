@@ -29,8 +29,7 @@ def _names(text: str) -> frozenset[str]:
 FLOORS = {
     "highwall": Floor(_names("targets.runtime.errors"), others=frozenset()),
     "benchmarks": Floor(_names("benchmarks toolkit twin_client targets")),
-    "benchmarks.latency": Floor(_names("targets.runtime"), never=TORCH),
-    "benchmarks.suite": Floor(_names("benchmarks.latency targets.runtime"), never=TORCH),
+    "benchmarks.suite": Floor(_names("benchmarks.suite targets.runtime"), never=TORCH),
     "toolkit": Floor(_names("toolkit targets")),
     "toolkit.scan": Floor(_names("toolkit.scan targets"), never=TORCH),
     "twin_client": Floor(_names("twin_client targets.runtime"), never=TORCH),

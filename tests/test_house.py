@@ -55,7 +55,7 @@ def test_imports_point_down_only(root):
         ("twin_client/agent.py", "from targets import remote"),
         ("twin_client/protocol/records.py", "import numpy"),
         ("twin_client/protocol/records.py", "from twin_client import outbox"),
-        ("benchmarks/latency.py", "from toolkit import cost"),
+        ("benchmarks/suite/run.py", "from toolkit import cost"),
     ],
 )
 def test_the_checker_catches_an_import_that_points_up(tmp_path, file, line):
@@ -80,7 +80,7 @@ def test_the_checker_catches_an_import_that_points_up(tmp_path, file, line):
         ("targets/runtime/onnx.py", "def late():\n    from tflite_runtime import interpreter"),
         ("targets/runtime/onnx.py", "from targets.runtime import errors\nfrom .errors import HighwallError"),
         ("twin_client/agent.py", "from targets import runtime\nimport twin_client.protocol.records, aiomqtt"),
-        ("benchmarks/latency.py", "import targets.runtime.onnx"),
+        ("benchmarks/suite/run.py", "import targets.runtime.onnx"),
     ],
 )
 def test_the_checker_lets_an_import_that_points_down_pass(tmp_path, file, line):

@@ -55,12 +55,12 @@ class Busy:
     def __init__(self) -> None:
         self._began, self._all, self._own = time.monotonic(), _busy_ticks(), _own_seconds()
 
-    def others(self) -> float | None:
-        """Cores, as a mean; None where the system does not say."""
+    def others(self, children_s: float = 0.0) -> float | None:
+        """Cores, as a mean; None where the system does not say. children_s: CPU seconds of children that still run."""
         ticks, wall = _busy_ticks(), time.monotonic() - self._began
         if ticks is None or self._all is None:
             return None
-        seconds = (ticks - self._all) / os.sysconf("SC_CLK_TCK") - (_own_seconds() - self._own)
+        seconds = (ticks - self._all) / os.sysconf("SC_CLK_TCK") - (_own_seconds() - self._own) - children_s
         return round(max(0.0, seconds / wall), 3)
 
 

@@ -90,17 +90,17 @@ def milliseconds(seconds: float) -> float:
     return round(float(seconds) * 1000, 4)
 
 
-def warm_up(once: Once) -> WarmUp:
-    """Run until it gets no faster, for LEAST_S to MOST_S."""
+def warm_up(once: Once, most_s: float = MOST_S) -> WarmUp:
+    """Run until it gets no faster, for LEAST_S to `most_s` seconds."""
     medians: list[float] = []
     runs, began = 0, time.monotonic()
     while True:
         block: list[float] = []
-        while len(block) < BLOCK and time.monotonic() - began < MOST_S:
+        while len(block) < BLOCK and time.monotonic() - began < most_s:
             block.append(once())
         runs += len(block)
         spent = time.monotonic() - began
-        if spent >= MOST_S:
+        if spent >= most_s:
             return WarmUp(runs, round(spent, 3), False)
         medians.append(float(np.median(block)))
         if spent >= LEAST_S and settled(medians):

@@ -14,7 +14,8 @@ from typing import NoReturn
 import pytest
 
 import highwall
-from benchmarks.loss.clients import mosquitto, thingsboard
+from benchmarks.loss.clients import mosquitto as bridge
+from benchmarks.loss.clients import thingsboard
 from benchmarks.loss.ledger import Arrival
 from benchmarks.loss.line import Line
 from benchmarks.loss.link import Link
@@ -183,9 +184,9 @@ def test_a_mistake_is_one_line(arguments: list[str], complaint: str, capsys: pyt
 
 
 def test_the_bridge_reads_its_own_line_back(tmp_path: Path) -> None:
-    assert mosquitto.read(mosquitto.TOPICS[0], mosquitto.encode(123).strip()).numbers == [123]
-    command, _ = mosquitto.prepare(tmp_path, "tty", 1883, print)
-    assert command[-1] == mosquitto.TOPICS[0]
+    assert bridge.read(bridge.TOPICS[0], bridge.encode(123).strip()).numbers == [123]
+    command, _ = bridge.prepare(tmp_path, "tty", 1883, print)
+    assert command[-1] == bridge.TOPICS[0]
     settings = (tmp_path / "bridge.conf").read_text()
     assert "address 127.0.0.1:1883" in settings
     assert "cleansession false" in settings

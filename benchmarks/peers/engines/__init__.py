@@ -1,0 +1,1 @@
+"""One file an engine: TITLE, PACKAGES, SETTINGS, PRECISIONS, GAPS, `convert` and `session`."""

@@ -1,0 +1,1 @@
+"""What runs on a Pi as well: networks of the field timed in one engine, without torch."""
