@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.suite.table import number
 from targets.runtime.errors import HighwallError
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "peers"
@@ -67,7 +68,7 @@ def row(cell: dict[str, Any]) -> list[str]:
         f"{title} {cell['version']}".strip(),
         cell["precision"],
         str(cell["threads"]),
-        f"{cell['p50_ms']:.4g}{noisy}",
+        f"{number(cell['p50_ms'])}{noisy}",
         f"{cell['ratio']:.3g} ({low:.3g} to {high:.3g})",
         f"{cell['start_ms']:,.0f}",
         "" if cell["peak_mib"] is None else f"{cell['peak_mib']:,.0f}",

@@ -8,6 +8,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.suite.table import number
+
 # Measured, emulated, estimated: the same colours as the page's badges. Ours stands out, the others do not.
 OURS, OTHERS, EMULATED, ESTIMATED = "#0f766e", "#94a3b8", "#c2410c", "#7c3aed"
 SERIES: Final = ("#0f766e", "#1d4ed8", "#c2410c", "#7c3aed", "#a16207", "#be185d")
@@ -53,7 +55,7 @@ def bars(rows: Sequence[tuple[str, float, bool]], unit: str, colour: str = OTHER
         ordered = sorted(rows, key=lambda row: -row[1])
         colours = [OURS if ours else colour for _, _, ours in ordered]
         drawn = axes.barh([name for name, _, _ in ordered], [value for _, value, _ in ordered], color=colours)
-        axes.bar_label(drawn, [f" {value:,.4g}" for _, value, _ in ordered])
+        axes.bar_label(drawn, [f" {number(value)}" for _, value, _ in ordered])
         axes.set_xscale("log")
         axes.set_xlabel(unit)
         axes.grid(axis="y", visible=False)
@@ -101,7 +103,7 @@ def sizes(lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
         figure, axes = _axes(5.6, 3.2)
         for colour, (name, points) in zip(SERIES, lines.items(), strict=False):
             axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=colour, label=name)
-            axes.annotate(f"{points[-1][1]:,.4g}", points[-1], textcoords="offset points", xytext=(4, 0), fontsize=7)
+            axes.annotate(number(points[-1][1]), points[-1], textcoords="offset points", xytext=(4, 0), fontsize=7)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(sorted({size for points in lines.values() for size, _ in points}))

@@ -141,7 +141,8 @@ def _machine(name: str, result: dict[str, Any]) -> Section:
             rows = [(_bar(cell), cell["p50_ms"], cell["network"] == "cracknet") for cell in shown]
             made.pictures.append((f"{task}, {size} x {size}, one thread: ms an image", plots.bars(rows, "ms")))
     if "1" in result["roof"] and cells:
-        placed = [c for c in cells if c["threads"] == 1 and c["size"] in (48, 224, 448) and c["network"] != "rnn"]
+        shipped = (("classify", 48), ("segment", 448), ("detect", 300))
+        placed = [c for c in cells if c["threads"] == 1 and (c["task"], c["size"]) in shipped]
         made.pictures.append(
             (
                 "The roofline, one thread: the least time a network could take is set by the engine's best matrix "

@@ -34,8 +34,13 @@ def row(cell: dict[str, Any]) -> list[str]:
     noisy = " (noisy)" if cell["noise"] else ""
     peak = "" if cell["peak_mib"] is None else f"{cell['peak_mib']:,.0f}"
     against = f"{cell['ratio']:.3g} ({low:.3g} to {high:.3g})"
-    times = [f"{cell['p50_ms']:.4g}{noisy}", f"{cell['p95_ms']:.4g}"]
+    times = [f"{number(cell['p50_ms'])}{noisy}", number(cell["p95_ms"])]
     return [*start, *times, against, peak, f"{cell['start_ms']:,.0f}"]
+
+
+def number(value: float) -> str:
+    """Four digits, and thousands parted."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def rows(head: tuple[str, ...], body: Iterator[list[str]]) -> list[str]:
