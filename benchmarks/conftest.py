@@ -12,3 +12,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, object]) -> None:
     """A machine's name in its network is nobody's business."""
     machine_info.pop("node", None)
+
+
+def pytest_benchmark_update_json(
+    config: pytest.Config, benchmarks: list[object], output_json: dict[str, list[dict[str, dict[str, object]]]]
+) -> None:
+    """Every single round would make the file a hundred times as long as what is read of it."""
+    for benchmark in output_json["benchmarks"]:
+        benchmark["stats"].pop("data", None)

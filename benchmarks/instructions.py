@@ -6,6 +6,7 @@ Writes BOARD.json under --results, network by network; what is there for the sam
 """
 
 import argparse
+import inspect
 import json
 import zlib
 from dataclasses import asdict
@@ -16,11 +17,13 @@ from benchmarks.suite.field import FIELD, Member, filled, members
 from targets.board import load_board
 from targets.emulator.counts import count
 from targets.emulator.layout import pins
+from targets.runtime import onnx
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import write_text
 from targets.runtime.manifest import InputSpec
 
 RESULTS: Final = Path(__file__).parent / "results" / "instructions"
+RUNTIME: Final = Path(inspect.getfile(onnx))  # its settings of a session decide what is counted, too
 MOST_MACS: Final = 1_000_000_000  # of what an emulator ends in minutes
 
 
@@ -35,9 +38,10 @@ def main() -> None:
     parser.add_argument("--board", default="rpi4b")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
-    board, path = load_board(args.board), args.results / f"{args.board}.json"
-    identity = {"field": zlib.crc32(FIELD.read_bytes()), "packages": pins()}
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    board, results = load_board(args.board), args.results / f"{args.board}.json"
+    identity: dict[str, Any] = {"packages": pins()}
+    identity |= {name: zlib.crc32(path.read_bytes()) for name, path in (("field", FIELD), ("runtime", RUNTIME))}
+    result: dict[str, Any] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     if any(result.get(key) != value for key, value in identity.items()):
         result = {
             "command": f"python -m benchmarks.instructions --board {board.name}",
@@ -55,7 +59,7 @@ def main() -> None:
         except HighwallError as error:
             found = {"reason": str(error)}
         result["cells"][one.name] = asdict(one) | found
-        write_text(path, json.dumps(result, indent=1) + "\n")
+        write_text(results, json.dumps(result, indent=1) + "\n")
         print(f"- {one.name}: {found.get('reason') or format(found['instructions'], ',')}", flush=True)
 
 

@@ -97,7 +97,7 @@ class SpatialAttention(nn.Module):
         self.conv = nn.Conv2d(3, 1, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        stochastic = stochastic_pool(x.movedim(1, -1), self.training).unsqueeze(1)
+        stochastic = stochastic_pool(x.permute(0, 2, 3, 1), self.training).unsqueeze(1)
         pools = torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True), stochastic), 1)
         return x * torch.sigmoid(self.conv(pools))
 

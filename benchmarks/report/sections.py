@@ -190,7 +190,7 @@ def instructions(folder: Path) -> Section | None:
         "instructions",
         "On the board's instruction set",
         "Exact ARM instructions of one inference in ONNX Runtime on one thread, in an emulator of the board's core. "
-        "They repeat to the last digit on every machine, and are no time: an emulator has no caches and no clock.",
+        "They repeat to the last digit on one machine, and are no time: an emulator has no caches and no clock.",
         (),
     )
     for path in paths:

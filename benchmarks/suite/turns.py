@@ -86,31 +86,37 @@ def ratio(theirs: NDArray[np.float64], ours: NDArray[np.float64]) -> Ratio:
 
 
 class Player:
-    """A process that serves one model (benchmarks/suite/serve.py). Raises HighwallError where it does not."""
+    """A process that serves one model (benchmarks/suite/serve.py). Raises HighwallError where it does not.
+
+    It starts when it is entered, so that players entered one by one do not take each other's time to the first answer.
+    """
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self.name = name
-        self._began = time.perf_counter()
+        self._command = list(command)
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": paths, "OMP_WAIT_POLICY": "PASSIVE"} | dict(environment or {}),
-            encoding="utf-8",
-            errors="replace",
-        )
+        self._environment = os.environ | {"PYTHONPATH": paths, "OMP_WAIT_POLICY": "PASSIVE"} | dict(environment or {})
+        self._process: subprocess.Popen[str]
         self.ready: dict[str, Any] = {}
         self.start_s = 0.0
 
     def __enter__(self) -> Self:
+        began = time.perf_counter()
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self._environment,
+            encoding="utf-8",
+            errors="replace",
+        )
         try:
             self.ready = self._hear()
         except BaseException:
             self._process.kill()
             raise
-        self.start_s = time.perf_counter() - self._began
+        self.start_s = time.perf_counter() - began
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -24,7 +24,17 @@ def convert(source: Path, precision: str, out: Path) -> None:
     from toolkit.export.onnx import Deployed
     from toolkit.models import find
 
-    network = Deployed(*find(str(source / "model.safetensors"))).eval()
+    class Planes(torch.nn.Module):  # type: ignore[misc]
+        """Pixels lie band by band from the first copy on: its runtime refuses maps whose strides are turned."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Deployed(*find(str(source / "model.safetensors")))
+
+        def forward(self, image: Any) -> Any:
+            return self.network(image.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1))
+
+    network = Planes().eval()
     images = np.load(source / "images.npy")
     sample = (torch.from_numpy(images[:1]),)
     if precision == "int8":

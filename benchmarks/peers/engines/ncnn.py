@@ -41,11 +41,14 @@ def convert(source: Path, precision: str, out: Path) -> None:
     try:
         sample = torch.zeros(1, model.network.bands, side, side)
         with suppress(SyntaxError):  # of the Python that it writes beside the model, and imports
-            pnnx.export(Probability().eval(), f"{out.stem}.pt", (sample,), optlevel=2, fp16=False)
+            pnnx.export(Probability().eval(), "it.pt", (sample,), optlevel=2, fp16=False)
     finally:
         os.chdir(before)
-    if not out.with_suffix(".ncnn.param").exists():
-        raise SystemExit("pnnx wrote no ncnn model")
+    for part in (".ncnn.param", ".ncnn.bin"):
+        try:
+            out.with_name(f"it{part}").replace(out.with_suffix(part))
+        except FileNotFoundError as error:
+            raise SystemExit("pnnx wrote no ncnn model") from error
     out.write_text(json.dumps({"mean": model.mean, "norm": [1 / value for value in model.std]}), encoding="utf-8")
 
 
