@@ -160,7 +160,8 @@ def test_a_package_that_cannot_be_installed_is_one_line_and_tried_again_the_next
 
 def test_the_table_marks_noise(tmp_path):
     cell = {"title": "x fp32", "precision": "fp32", "threads": 1, "version": "1", "p50_ms": 1.0, "ratio": 2.0,
-            "ratio_interval": [1, 3], "engine_ms": 4.0, "load_ms": 3.0, "first_ms": 2.0, "peak_mib": None, "model_bytes": 1000, "auc": 0.5, "f1": 0.5,
+            "ratio_interval": [1, 3], "engine_ms": 4.0, "load_ms": 3.0, "first_ms": 2.0,
+            "peak_mib": None, "model_bytes": 1000, "auc": 0.5, "f1": 0.5,
             "mean_difference": 0.0, "largest_difference": 0.0, "noise": ["busy"]}  # fmt: skip
     (tmp_path / "mine.json").write_text(json.dumps({"network": "mine", "cells": {"a": cell}}))
     assert "1 (noisy)" in table.table(tmp_path)
