@@ -1,7 +1,8 @@
 """Latency of the field's networks with pytest-benchmark, kept as JSON and compared from run to run.
 
-    pytest benchmarks --benchmark-only --benchmark-autosave
-    pytest benchmarks --benchmark-only --benchmark-compare --benchmark-compare-fail=median:20%
+    pytest benchmarks --benchmark-only --benchmark-json benchmarks/results/latency/host.json
+    pytest benchmarks --benchmark-only --benchmark-compare=benchmarks/results/latency/host.json \\
+        --benchmark-compare-fail=median:20%
 
 One group a task and size, ours among them; `highwall bench suite` measures all sizes, threads and memory, with ratios.
 """

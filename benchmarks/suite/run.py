@@ -100,7 +100,7 @@ def run(plan: Plan, path: Path, command: str, say: Say, again: bool = False) -> 
     say(f"{len(pairs)} measurements, {len(left)} to do")
     for count in threads:
         if str(count) not in result["roof"]:
-            result["roof"][str(count)] = asdict(roof(count))
+            result["roof"][str(count)] = asdict(roof(count, plan.seconds))
             say(f"{count} thread{'s' * (count > 1)}: {_said(result['roof'][str(count)])}")
             _keep(path, result)
     before = look()

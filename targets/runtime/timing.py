@@ -90,8 +90,9 @@ def milliseconds(seconds: float) -> float:
     return round(float(seconds) * 1000, 4)
 
 
-def warm_up(once: Once, most_s: float = MOST_S) -> WarmUp:
-    """Run until it gets no faster, for LEAST_S to `most_s` seconds."""
+def warm_up(once: Once, most_s: float | None = None) -> WarmUp:
+    """Run until it gets no faster, for LEAST_S to `most_s` seconds (MOST_S)."""
+    most_s = MOST_S if most_s is None else most_s
     medians: list[float] = []
     runs, began = 0, time.monotonic()
     while True:
