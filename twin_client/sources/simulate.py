@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NAP_S: Final = 0.2
 STEADY_S: Final = 1.0  # that a port is away when it is unplugged
+QUIET_S: Final = 0.2  # that a line must be empty to be read out: the kernel hands bytes on when it finds the time
 
 
 class Weather(msgspec.Struct, frozen=True):
@@ -66,12 +67,15 @@ class Port:
         os.close(self._slave)
         self._master = self._slave = -1
 
-    def settle(self, patience: float = 1.0) -> None:
+    def settle(self, patience: float = 2.0) -> None:
         """Wait until what was written is read, so long at most: it is gone with the port."""
-        until = time.monotonic() + patience
-        while time.monotonic() < until:
+        now = time.monotonic()
+        until, empty_since = now + patience, now
+        while (now := time.monotonic()) < until:
             (waiting,) = struct.unpack("i", fcntl.ioctl(self._slave, termios.FIONREAD, bytes(4)))
-            if not waiting:
+            if waiting:
+                empty_since = now
+            elif now - empty_since > QUIET_S:
                 return
             time.sleep(0.01)
 
