@@ -1,5 +1,6 @@
 """Accuracy of probabilities against 0/1 labels: section 4.3 of the paper, plus AUC and average precision."""
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -80,6 +81,25 @@ class Tally:
         best = int(np.argmax(2 * hits / (alarms + positive.sum())))
         below = scores[best + 1] if best + 1 < scores.size else 0.0
         return float((scores[best] + below) / 2)
+
+    def steady_threshold(self, slack: float = 0.01) -> float:
+        """The middle, in logits, of the thresholds around the best one whose F1 is at most `slack` of it lower.
+
+        Few held-out images make a jagged F1: its very peak is chance, the plateau that it stands on is not.
+        """
+        scores, positive, negative = self.table()
+        if not positive.sum():
+            return 0.5
+        hits, alarms = positive.cumsum(), (positive + negative).cumsum()
+        f1 = 2 * hits / (alarms + positive.sum())
+        best = int(np.argmax(f1))
+        worse = np.flatnonzero(f1 < f1[best] * (1 - slack))
+        place = int(np.searchsorted(worse, best))
+        high = scores[worse[place - 1] + 1] if place else scores[0]
+        low = scores[worse[place]] if place < worse.size else 0.0  # called positive down to, and without, this score
+        ends = np.clip(np.array([low, high]), 1e-6, 1 - 1e-6)
+        middle = float(np.log(ends / (1 - ends)).mean())
+        return 1 / (1 + math.exp(-middle))
 
     def scores(self, threshold: float) -> Scores:
         """All metrics; a sample is called positive when its score is at least `threshold`."""

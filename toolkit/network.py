@@ -13,6 +13,7 @@ from toolkit import baselines
 from toolkit.layers import CBAM, BandRatios, ConvNormReLU, RFBs, SeparableConv, SqueezeExcite, halve
 
 Task = Literal["classify", "segment"]
+SMALL_SLICE = 32  # pixels a side
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,15 @@ class NetworkConfig:
     multiplier: float = 1.0
     ratios: bool = False  # the network also sees log ratios of neighbouring bands
 
+    @property
+    def reduction(self) -> int:
+        """What our stem divides a side by: 4, or 2 where that would leave single pixels to the coarsest layers."""
+        return 2 if self.task == "classify" and self.slice_size < SMALL_SLICE else 4
+
 
 PRESETS: dict[str, NetworkConfig] = {
     "mine": NetworkConfig("classify", bands=3, width=32, growth=24, slice_size=48, ratios=True),
-    "crack": NetworkConfig("segment", bands=3, width=24, growth=16, slice_size=448),
+    "crack": NetworkConfig("segment", bands=3, width=32, growth=24, slice_size=448),
 }
 
 
@@ -108,20 +114,27 @@ class ClassifyHead(nn.Module):
 
 
 class SegmentHead(nn.Module):
-    """One logit a pixel: fused levels meet at half resolution, and four sub-pixel channels give the full one."""
+    """One logit a pixel: fused levels meet, are shuffled up to half resolution beside the stem, then to the full one.
 
-    def __init__(self, levels: int, width: int) -> None:
+    What is a crack is known at a quarter of the resolution, where its edge runs at half: sub-pixel channels (Shi et
+    al. 2016) cost a board less than a convolution on every pixel.
+    """
+
+    def __init__(self, levels: int, width: int, stem: int) -> None:
         super().__init__()
         self.refine = SeparableConv(levels * width, width)
-        self.logits = nn.Conv2d(width, 4, 1)
+        self.rise = nn.Conv2d(width, 4 * stem, 1)
+        self.edge = SeparableConv(2 * stem, stem)
+        self.logits = nn.Conv2d(stem, 4, 1)
 
-    def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-        fine = maps[0].shape[-2:]
+    def forward(self, maps: list[Tensor], stem: Tensor, size: tuple[int, int]) -> Tensor:
+        fine, half = maps[0].shape[-2:], stem.shape[-2:]
         joined = torch.cat(
             [maps[0]] + [F.interpolate(x, size=fine, mode="bilinear", align_corners=False) for x in maps[1:]],
             1,
         )
-        full = F.pixel_shuffle(self.logits(self.refine(joined)), 2)
+        risen = F.pixel_shuffle(self.rise(self.refine(joined)), 2)[..., : half[0], : half[1]]
+        full = F.pixel_shuffle(self.logits(self.edge(torch.cat((risen, stem), 1))), 2)
         return full[..., : size[0], : size[1]]
 
 
@@ -132,21 +145,32 @@ class CrackNet(nn.Module):
     Output: logits, (N, 1) for `classify` (H, W from 3), (N, 1, H, W) for `segment` (H, W from 1).
     """
 
-    groups = (3, 3, 2)  # dense layers at 1/2, 1/4 and 1/8 of the input's size
+    groups = (3, 3, 2)  # dense layers at what the stem leaves, half and a quarter of it
 
-    def __init__(self, bands: int, task: Task, width: int, growth: int, sensors: int = 0, ratios: bool = False) -> None:
+    def __init__(
+        self,
+        bands: int,
+        task: Task,
+        width: int,
+        growth: int,
+        sensors: int = 0,
+        ratios: bool = False,
+        reduction: int = 4,
+    ) -> None:
         super().__init__()
+        if reduction not in (2, 4) or (task == "segment" and reduction != 4):
+            raise ValueError(f"a stem divides a slice by 2 or 4 and a photograph by 4, not by {reduction}")
         if ratios and bands < 2:
             raise ValueError("one band has no ratio to another")
         if task == "segment" and sensors:
             raise ValueError("sensor features join pooled image features; the segment task has none")
         self.task = task
-        # A slice has few pixels, so its stem looks at all of them before halving; a photograph has many.
-        first, second = (1, 2) if task == "classify" else (2, 1)
         self.ratios = BandRatios(bands) if ratios else None
         seen = 2 * bands - 1 if ratios else bands
+        # The dense layers stand at a quarter of the size: at half of it they cost four times as much, and learn less
+        # in the same time. A slice of few pixels is looked at whole before it is halved, once.
         self.stem = nn.Sequential(
-            ConvNormReLU(seen, width // 2, stride=first), ConvNormReLU(width // 2, width, stride=second)
+            ConvNormReLU(seen, width // 2, stride=reduction // 2), ConvNormReLU(width // 2, width, stride=2)
         )
         self.stages = nn.ModuleList()
         channels = width
@@ -157,7 +181,9 @@ class CrackNet(nn.Module):
         levels = [stage.outputs for stage in self.stages if isinstance(stage, DenseStage)]
         self.fusion = Fusion(levels, width)
         self.head: ClassifyHead | SegmentHead = (
-            ClassifyHead(len(levels), width, sensors) if task == "classify" else SegmentHead(len(levels), width)
+            ClassifyHead(len(levels), width, sensors)
+            if task == "classify"
+            else SegmentHead(len(levels), width, width // 2)
         )
 
     def see(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -166,14 +192,15 @@ class CrackNet(nn.Module):
             self.ratios.see(mean, std)
 
     def forward(self, image: Tensor, sensors: Tensor | None = None) -> Tensor:
-        x = self.stem(image if self.ratios is None else self.ratios(image))
+        half: Tensor = self.stem[0](image if self.ratios is None else self.ratios(image))
+        x = self.stem[1](half)
         maps = []
         for i, stage in enumerate(self.stages):
             x = stage(halve(x) if i else x)
             maps.append(x)
         maps = self.fusion(maps)
         if isinstance(self.head, SegmentHead):
-            logits: Tensor = self.head(maps, (image.shape[-2], image.shape[-1]))
+            logits: Tensor = self.head(maps, half, (image.shape[-2], image.shape[-1]))
         else:
             logits = self.head(maps, sensors)
         return logits
@@ -185,7 +212,15 @@ def build_network(config: NetworkConfig) -> nn.Module:
     Raises HighwallError for an architecture that is not known, or cannot take this task or size.
     """
     if config.architecture == "cracknet":
-        return CrackNet(config.bands, config.task, config.width, config.growth, config.sensors, config.ratios)
+        return CrackNet(
+            config.bands,
+            config.task,
+            config.width,
+            config.growth,
+            config.sensors,
+            config.ratios,
+            config.reduction,
+        )
     if config.sensors:
         raise HighwallError(f"{config.architecture} takes no sensor features; only cracknet joins them")
     return baselines.make(config.architecture, config.task, config.bands, config.slice_size, width=config.multiplier)

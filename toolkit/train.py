@@ -289,7 +289,7 @@ class Trainer:
     def _finish(self) -> Model:
         tempering = temper(self.averaged, self.normalisation, self.validation)
         tally = predict(self.averaged, self.normalisation, self.validation, tempering=tempering)
-        threshold = min(max(round(tally.best_threshold(), 6), 1e-6), 1 - 1e-6)
+        threshold = min(max(round(tally.steady_threshold(), 6), 1e-6), 1 - 1e-6)
         scores: Scores = tally.scores(threshold)
         model = Model(
             name=self.config.name,

@@ -80,6 +80,25 @@ class Bench:
             "packages": {"torch": packages()["torch"]},
         }
 
+    def timed(self, cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
+        """A finished result with its time measured anew, as ours or the machine may be another by now.
+
+        Nothing is learned: fresh weights take as long as trained ones.
+        """
+        if "latency" not in found:
+            return found
+        samples = self.sources.of(cell.task)
+        network = self._make(cell if cell.needs is None else cell.needs).to(DEVICE)
+        if cell.task == "patches":
+            normalisation, first = Normalisation.of(samples), samples.images[0]
+            latency = self._latency(cell, lambda: slide(network, normalisation, first, cell.size), samples.size, 1)
+        else:
+            whole = cell.task == "photographs"
+            size = samples.size if whole else (cell.size, cell.size)
+            runs = min(FEW, self.budget.timed) if whole else self.budget.timed
+            latency = self._latency(cell, forward(network, samples.bands, size), size, runs)
+        return found | {"latency": latency, "timed": self.command}
+
     def _trained(self, cell: Cell) -> dict[str, Any]:
         cut, course = parts(self.sources, cell, self.budget), self._course(cell)
         learned = learn(lambda: self._make(cell), _lesson(cell), cut.fit, cut.validation, course)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,19 @@ def test_our_latency_beside_our_own_is_about_one_and_costs_are_counted(smoke):
     assert 0.2 < found["latency"]["ratio"] < 5  # the same network twice, on a machine that may be busy
     assert found["parameters"] > 1000
     assert found["macs"] > found["parameters"]
+
+
+def test_timing_anew_changes_times_alone(smoke, tmp_path):
+    shutil.copytree(smoke, tmp_path / "out")
+    before = {path: json.loads(path.read_text()) for path in (tmp_path / "out").rglob("*.json")}
+    assert highwall.main(command(tmp_path / "out", "figure4", "--retime")) == 0
+    after = {path: json.loads(path.read_text()) for path in before}
+    timed = [path for path in after if "timed" in after[path]]
+    assert {path.parent.name for path in timed} == {"photographs", "patches", "slices"}
+    for path, found in after.items():
+        unlike = {key for key in found if found[key] != before[path].get(key)}
+        assert unlike <= {"latency", "timed"}
+        assert ("timed" in unlike) == (path in timed)
 
 
 # --- resuming, sharing ----------------------------------------------------------------------------------------------
@@ -305,7 +319,12 @@ def test_a_table_of_which_nothing_is_done_says_so(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["--threads", "0"], "--threads"), (["--batch", "1"], "--batch 1"), (["--batch", "9"], "the 8 samples")],
+    [
+        (["--threads", "0"], "--threads"),
+        (["--retime", "--no-run"], "--retime"),
+        (["--batch", "1"], "--batch 1"),
+        (["--batch", "9"], "the 8 samples"),
+    ],
 )
 def test_options_that_make_no_sense_are_refused(tmp_path, capsys, arguments, says):
     assert highwall.main(command(tmp_path, "table4", *arguments)) == 1

@@ -63,6 +63,21 @@ def test_the_best_threshold_has_no_better_neighbour(pairs: list[tuple[bool, int]
         assert all(tally.scores(cut / 20).f1 <= best + 1e-12 for cut in range(21))
 
 
+@given(samples)
+def test_a_steady_threshold_costs_at_most_a_hundredth_of_the_best(pairs: list[tuple[bool, int]]) -> None:
+    tally = Tally()
+    tally.add([label for label, _ in pairs], [(score + 1) / 22 for _, score in pairs])
+    best, steady = tally.scores(tally.best_threshold()).f1, tally.scores(tally.steady_threshold()).f1
+    assert steady >= best * 0.99 - 1e-12
+
+
+def test_a_steady_threshold_stands_in_the_middle_of_its_plateau() -> None:
+    tally = Tally()
+    tally.add([1, 1, 0, 0], [0.95, 0.9, 0.1, 0.02])
+    assert tally.steady_threshold() == pytest.approx(0.5)
+    assert Tally().steady_threshold() == 0.5
+
+
 def test_a_score_that_is_no_number_is_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
         evaluate([0, 1], [0.5, float("nan")])

@@ -6,7 +6,7 @@ import torch
 from targets.runtime.errors import HighwallError
 from toolkit.cost import measure
 from toolkit.layers import BandRatios, RFBs, SeparableConv
-from toolkit.network import PRESETS, CrackNet, DenseStage, build_network, preset
+from toolkit.network import PRESETS, CrackNet, DenseStage, NetworkConfig, build_network, preset
 
 
 @pytest.mark.parametrize("bands", [3, 13])
@@ -40,13 +40,27 @@ def test_dense_block_is_eight_separable_layers_each_fed_all_before_it() -> None:
     assert [stage.outputs for stage in stages] == [width + n * growth for n in (3, 6, 8)]
 
 
-def test_three_scales_each_half_the_one_before() -> None:
-    network = CrackNet(3, "classify", 8, 4).eval()
+@pytest.mark.parametrize(("reduction", "expected"), [(4, [12, 6, 3]), (2, [24, 12, 6])])
+def test_three_scales_each_half_the_one_before(reduction: int, expected: list[int]) -> None:
+    network = CrackNet(3, "classify", 8, 4, reduction=reduction).eval()
     sizes: list[int] = []
     for stage in network.stages:
         stage.register_forward_hook(lambda _m, _i, out: sizes.append(out.shape[-1]))
     network(torch.randn(1, 3, 48, 48))
-    assert sizes == [24, 12, 6]
+    assert sizes == expected
+
+
+def test_a_small_slice_is_halved_once_and_takes_the_same_weights() -> None:
+    large = NetworkConfig("classify", 3, 8, 4, slice_size=48)
+    small = NetworkConfig("classify", 3, 8, 4, slice_size=18)
+    assert (large.reduction, small.reduction) == (4, 2)
+    build_network(small).load_state_dict(build_network(large).state_dict())
+    assert NetworkConfig("segment", 3, 8, 4, slice_size=18).reduction == 4
+
+
+def test_a_stem_that_nobody_drew_is_refused() -> None:
+    with pytest.raises(ValueError, match="by 4"):
+        CrackNet(3, "segment", 8, 4, reduction=2)
 
 
 def test_horizontal_fusion_is_by_rfb_blocks() -> None:
