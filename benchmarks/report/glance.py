@@ -1,8 +1,8 @@
 """The page's head: what was promised of the networks and the client, and what came of it."""
 
 import html
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any, Final
@@ -10,6 +10,7 @@ from typing import Any, Final
 from benchmarks.edge.model import reduction
 from benchmarks.report.sections import load
 from benchmarks.report.tables import Table
+from benchmarks.suite.field import fingerprint
 from benchmarks.suite.run import read as read_suite
 
 CNNS: Final = ("alexnet", "vgg16", "vgg19", "googlenet", "resnet50", "ssd300", "densenet121", "mobilenetv2")
@@ -31,15 +32,20 @@ class Row:
 
 def rows(folder: Path) -> list[Row]:
     """Every promise, of what this folder holds; those nobody measured say so."""
-    suite = folder / "suite" / "host.json"
-    cells = read_suite(suite)["cells"] if suite.exists() else {}
-    return [
-        _macs(load(folder / "cost" / "cost.json")),
+    path = folder / "suite" / "host.json"
+    suite: dict[str, Any] = read_suite(path) if path.exists() else {}
+    counted = load(folder / "instructions" / "rpi4b.json")
+    cells = suite.get("cells", {})
+    timed = [
         *(_against_unet(cells, precision) for precision in ("fp32", "int8")),
         *(_against_cnns(cells, precision) for precision in ("fp32", "int8")),
         _against_rnn(cells, folder),
-        _instructions(load(folder / "instructions" / "rpi4b.json")),
         _first_answer(cells),
+    ]
+    return [
+        _macs(load(folder / "cost" / "cost.json")),
+        *(_of_age(row, suite) for row in timed),
+        _of_age(_instructions(counted), counted),
         *_edge(folder),
         _loss(folder),
     ]
@@ -60,6 +66,13 @@ def cards(found: Sequence[Row]) -> str:
         for row in found
     )
     return f"<div class=cards>{made}</div>"
+
+
+def _of_age(row: Row, result: Mapping[str, Any] | None) -> Row:
+    """A figure of networks that have changed since it was found is shown, and judges nothing."""
+    if not result or row.verdict == "unknown" or result.get("field") == fingerprint():
+        return row
+    return replace(row, figure=f"{row.figure}; of an earlier network", verdict="unknown")
 
 
 def _judged(what: str, aim: str, figure: str, reached: bool, kind: str) -> Row:

@@ -14,6 +14,7 @@ from benchmarks.peers import table as peers_table
 from benchmarks.report import plots
 from benchmarks.report.tables import Table, parse
 from benchmarks.suite import table as suite_table
+from benchmarks.suite.field import fingerprint
 from benchmarks.suite.run import read as read_suite
 from targets.runtime.errors import HighwallError
 
@@ -31,6 +32,14 @@ class Section:
     figures: dict[str, float] = field(default_factory=dict)
     machine: str = ""
     points: tuple[str, ...] = ()
+
+    def of_field(self, result: Mapping[str, Any]) -> None:
+        """Say so where `result` is of other networks than the field holds by now."""
+        if result.get("field") != fingerprint():
+            self.text = f"{AGED} {self.text}"
+
+
+AGED = "The networks have changed since this was measured; the command below measures it anew."
 
 
 def cost(folder: Path) -> Section | None:
@@ -128,6 +137,7 @@ def _machine(name: str, result: dict[str, Any]) -> Section:
         machine=f"{here['model']}, {here['cores']} cores, kernel {here['kernel']}, Python {here['python']}, "
         f"{packages}; {result['begun']}",
     )
+    made.of_field(result)
     cells = [cell for cell in result["cells"].values() if "p50_ms" in cell]
     roofs = tuple(
         (count, f"{top['fp32_gmacs']:g}", f"{top['int8_gmacs']:g}", f"{top['gbytes']:g}")
@@ -197,6 +207,7 @@ def instructions(folder: Path) -> Section | None:
         result = load(path)
         assert result is not None
         made.commands += (result["command"],)
+        made.of_field(result)
         ran = [cell for cell in result["cells"].values() if "instructions" in cell]
         for task, size in sorted({(cell["task"], cell["size"]) for cell in ran}):
             here = sorted(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import highwall
 from benchmarks.report import build, glance, plots, sections
 from benchmarks.report.tables import KINDS, Table, parse
+from benchmarks.suite.field import fingerprint
 from targets.runtime.errors import HighwallError
 
 RESULTS = build.RESULTS
@@ -123,8 +124,8 @@ def test_a_promise_that_nobody_measured_is_unknown_not_reached(tmp_path):
     assert {row.verdict for row in glance.rows(tmp_path)} == {"unknown"}
 
 
-def suite(tmp_path: Path, **ratios: float) -> Path:
-    """A folder with a suite of so many made-up cells."""
+def suite(tmp_path: Path, field: int | None = None, **ratios: float) -> Path:
+    """A folder with a suite of so many made-up cells, of the field that is here, or of another."""
     cells = {}
     for name, ratio in ratios.items():
         network, task, size = name.rsplit("_", 2)
@@ -133,7 +134,9 @@ def suite(tmp_path: Path, **ratios: float) -> Path:
             "start_ms": 500.0, "noise": [], "network": network,
         }  # fmt: skip
     (tmp_path / "suite").mkdir()
-    (tmp_path / "suite" / "host.json").write_text(json.dumps({"schema": 1, "cells": cells}))
+    (tmp_path / "suite" / "host.json").write_text(
+        json.dumps({"schema": 1, "field": field or fingerprint(), "cells": cells})
+    )
     return tmp_path
 
 
@@ -142,6 +145,14 @@ def test_twenty_times_means_the_whole_interval(tmp_path, ratio, verdict):
     found = {row.what: row for row in glance.rows(suite(tmp_path, unet_segment_448=ratio))}
     row = next(row for what, row in found.items() if "U-Net, fp32: time" in what)
     assert row.verdict == verdict
+
+
+def test_figures_of_networks_that_have_changed_judge_nothing(tmp_path):
+    rows = glance.rows(suite(tmp_path, field=1, unet_segment_448=26.0))
+    row = next(row for row in rows if "U-Net, fp32: time" in row.what)
+    assert (row.verdict, row.kind) == ("unknown", "measured")
+    assert "26" in row.figure
+    assert "of an earlier network" in row.figure
 
 
 def test_one_cnn_that_is_faster_is_named(tmp_path):
