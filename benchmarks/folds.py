@@ -69,14 +69,15 @@ def table(results: list[dict[str, Any]]) -> str:
     """Markdown: a row a fold and precision, then means and worsts."""
     lines = ["| fold | model | n | " + " | ".join(COLUMNS) + " | bytes |", "| --- " * (len(COLUMNS) + 4) + "|"]
     for result in results:
-        for kind in KINDS:
+        for kind in (kind for kind in KINDS if kind in result):
             scores = result[kind]
             cells = " | ".join(f"{scores[column]:.3f}" for column in COLUMNS)
             lines.append(f"| {result['fold']} | {kind} | {scores['n']:,} | {cells} | {scores['model_bytes']:,} |")
     for name, pick in (("mean", mean), ("worst", min)):
         for kind in KINDS:
-            cells = " | ".join(f"{pick([result[kind][column] for result in results]):.3f}" for column in COLUMNS)
-            lines.append(f"| {name} | {kind} | | {cells} | |")
+            if all(kind in result for result in results):
+                cells = " | ".join(f"{pick([result[kind][column] for result in results]):.3f}" for column in COLUMNS)
+                lines.append(f"| {name} | {kind} | | {cells} | |")
     return "\n".join(lines)
 
 

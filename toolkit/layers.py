@@ -60,7 +60,7 @@ def stochastic_pool(x: Tensor, training: bool, eps: float = 1e-6) -> Tensor:
 class SqueezeExcite(nn.Module):
     """Squeeze-and-excitation (equations 4 to 6; Hu et al. 2018): channels reweighted by their global mean."""
 
-    def __init__(self, channels: int, reduction: int = 16) -> None:
+    def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()
         hidden = max(channels // reduction, 4)
         self.reduce = nn.Conv2d(channels, hidden, 1)

@@ -13,7 +13,6 @@ from toolkit import baselines
 from toolkit.layers import CBAM, BandRatios, ConvNormReLU, RFBs, SeparableConv, SqueezeExcite, halve
 
 Task = Literal["classify", "segment"]
-SMALL_SLICE = 32  # pixels a side
 
 
 @dataclass(frozen=True)
@@ -29,16 +28,12 @@ class NetworkConfig:
     architecture: str = "cracknet"  # or a baseline's name; those have no growth, and a width multiplier
     multiplier: float = 1.0
     ratios: bool = False  # the network also sees log ratios of neighbouring bands
-
-    @property
-    def reduction(self) -> int:
-        """What our stem divides a side by: 4, or 2 where that would leave single pixels to the coarsest layers."""
-        return 2 if self.task == "classify" and self.slice_size < SMALL_SLICE else 4
+    squeeze: int = 8  # channels for each one behind squeeze-and-excitation's bottleneck
 
 
 PRESETS: dict[str, NetworkConfig] = {
-    "mine": NetworkConfig("classify", bands=3, width=48, growth=24, slice_size=48, ratios=True),
-    "crack": NetworkConfig("segment", bands=3, width=32, growth=24, slice_size=448),
+    "mine": NetworkConfig("classify", bands=3, width=32, growth=24, slice_size=48, ratios=True),
+    "crack": NetworkConfig("segment", bands=3, width=32, growth=24, slice_size=448, squeeze=16),
 }
 
 
@@ -52,11 +47,11 @@ def preset(name: str, **changes: int) -> NetworkConfig:
 class DenseStage(nn.Module):
     """Layers of one scale: each reads all earlier outputs, concatenated, and adds `growth` channels."""
 
-    def __init__(self, inputs: int, growth: int, layers: int) -> None:
+    def __init__(self, inputs: int, growth: int, layers: int, squeeze: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(SeparableConv(inputs + i * growth, growth) for i in range(layers))
         self.outputs = inputs + layers * growth
-        self.attention = SqueezeExcite(self.outputs)
+        self.attention = SqueezeExcite(self.outputs, squeeze)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -145,7 +140,7 @@ class CrackNet(nn.Module):
     Output: logits, (N, 1) for `classify` (H, W from 3), (N, 1, H, W) for `segment` (H, W from 1).
     """
 
-    groups = (3, 3, 2)  # dense layers at what the stem leaves, half and a quarter of it
+    groups = (3, 3, 2)  # dense layers at what the stem leaves, a half and a quarter of that
 
     def __init__(
         self,
@@ -155,11 +150,9 @@ class CrackNet(nn.Module):
         growth: int,
         sensors: int = 0,
         ratios: bool = False,
-        reduction: int = 4,
+        squeeze: int = 8,
     ) -> None:
         super().__init__()
-        if reduction not in (2, 4) or (task == "segment" and reduction != 4):
-            raise ValueError(f"a stem divides a slice by 2 or 4 and a photograph by 4, not by {reduction}")
         if ratios and bands < 2:
             raise ValueError("one band has no ratio to another")
         if task == "segment" and sensors:
@@ -167,15 +160,16 @@ class CrackNet(nn.Module):
         self.task = task
         self.ratios = BandRatios(bands) if ratios else None
         seen = 2 * bands - 1 if ratios else bands
-        # The dense layers stand at a quarter of the size: at half of it they cost four times as much, and learn less
-        # in the same time. A slice of few pixels is looked at whole before it is halved, once.
+        # A photograph is quartered: at half its size dense layers cost four times as much, and learn less in the same
+        # time. A slice has few pixels: quartered too it learns sooner, and says less of ground it has not seen.
         self.stem = nn.Sequential(
-            ConvNormReLU(seen, width // 2, stride=reduction // 2), ConvNormReLU(width // 2, width, stride=2)
+            ConvNormReLU(seen, width // 2, stride=1 if task == "classify" else 2),
+            ConvNormReLU(width // 2, width, stride=2),
         )
         self.stages = nn.ModuleList()
         channels = width
         for layers in self.groups:
-            stage = DenseStage(channels, growth, layers)
+            stage = DenseStage(channels, growth, layers, squeeze)
             self.stages.append(stage)
             channels = stage.outputs
         levels = [stage.outputs for stage in self.stages if isinstance(stage, DenseStage)]
@@ -219,7 +213,7 @@ def build_network(config: NetworkConfig) -> nn.Module:
             config.growth,
             config.sensors,
             config.ratios,
-            config.reduction,
+            config.squeeze,
         )
     if config.sensors:
         raise HighwallError(f"{config.architecture} takes no sensor features; only cracknet joins them")

@@ -29,7 +29,7 @@ def short(task: str) -> tuple[Model, nn.Module]:
     """A network of seeded weights, its logits spread by 2 over `pictures`; uint16 for `classify`, uint8 else."""
     config = CONFIGS[task]
     torch.manual_seed(4)
-    network = Short(config.bands, config.task, config.width, config.growth, config.sensors, reduction=config.reduction)
+    network = Short(config.bands, config.task, config.width, config.growth, config.sensors)
     dtype, full = ("uint16", 10_000.0) if task == "classify" else ("uint8", 255.0)
     rng = np.random.default_rng(4)
     mean = tuple(float(x) for x in rng.uniform(0.4, 0.6, config.bands) * full)

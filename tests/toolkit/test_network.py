@@ -6,7 +6,7 @@ import torch
 from targets.runtime.errors import HighwallError
 from toolkit.cost import measure
 from toolkit.layers import BandRatios, RFBs, SeparableConv
-from toolkit.network import PRESETS, CrackNet, DenseStage, NetworkConfig, build_network, preset
+from toolkit.network import PRESETS, CrackNet, DenseStage, Task, build_network, preset
 
 
 @pytest.mark.parametrize("bands", [3, 13])
@@ -40,9 +40,9 @@ def test_dense_block_is_eight_separable_layers_each_fed_all_before_it() -> None:
     assert [stage.outputs for stage in stages] == [width + n * growth for n in (3, 6, 8)]
 
 
-@pytest.mark.parametrize(("reduction", "expected"), [(4, [12, 6, 3]), (2, [24, 12, 6])])
-def test_three_scales_each_half_the_one_before(reduction: int, expected: list[int]) -> None:
-    network = CrackNet(3, "classify", 8, 4, reduction=reduction).eval()
+@pytest.mark.parametrize(("task", "expected"), [("classify", [24, 12, 6]), ("segment", [12, 6, 3])])
+def test_three_scales_each_half_the_one_before(task: Task, expected: list[int]) -> None:
+    network = CrackNet(3, task, 8, 4).eval()
     sizes: list[int] = []
     for stage in network.stages:
         stage.register_forward_hook(lambda _m, _i, out: sizes.append(out.shape[-1]))
@@ -50,17 +50,10 @@ def test_three_scales_each_half_the_one_before(reduction: int, expected: list[in
     assert sizes == expected
 
 
-def test_a_small_slice_is_halved_once_and_takes_the_same_weights() -> None:
-    large = NetworkConfig("classify", 3, 8, 4, slice_size=48)
-    small = NetworkConfig("classify", 3, 8, 4, slice_size=18)
-    assert (large.reduction, small.reduction) == (4, 2)
-    build_network(small).load_state_dict(build_network(large).state_dict())
-    assert NetworkConfig("segment", 3, 8, 4, slice_size=18).reduction == 4
-
-
-def test_a_stem_that_nobody_drew_is_refused() -> None:
-    with pytest.raises(ValueError, match="by 4"):
-        CrackNet(3, "segment", 8, 4, reduction=2)
+def test_the_bottleneck_of_a_gate_is_as_narrow_as_asked() -> None:
+    for squeeze, hidden in ((8, 9), (16, 4)):
+        network = CrackNet(3, "segment", 24, 16, squeeze=squeeze)
+        assert network.stages[0].attention.reduce.out_channels == hidden  # type: ignore[union-attr]
 
 
 def test_horizontal_fusion_is_by_rfb_blocks() -> None:
