@@ -74,8 +74,8 @@ def quantize(model: bytes, recipe: Recipe, observed: Observed | None, keep_float
     """`model` (float, from `export`) by `recipe`; the layers named in `keep_float` are left as they are.
 
     Unsigned activations, signed weights. ONNX Runtime has no signed activations on x86: where several layers read one
-    tensor it cannot turn them, and leaves those layers in float. Boards take both, and count alike
-    within two instructions in a hundred.
+    tensor it cannot turn them, and leaves those layers in float. Boards take both, and their counts
+    differ by less than six instructions in a hundred.
     """
     if recipe.precision == "fp32":
         return model
