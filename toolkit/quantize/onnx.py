@@ -75,7 +75,7 @@ def quantize(model: bytes, recipe: Recipe, observed: Observed | None, keep_float
 
     Unsigned activations, signed weights. ONNX Runtime has no signed activations on x86: where several layers read one
     tensor it cannot turn them, and leaves those layers in float. Boards take both, and their counts
-    differ by less than six instructions in a hundred.
+    differ by less than eight instructions in a hundred, either way.
     """
     if recipe.precision == "fp32":
         return model
