@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.suite.field import FIELD, Member, filled, members
+from benchmarks.suite.field import Member, filled, fingerprint, members
 from targets.board import load_board
 from targets.emulator.counts import count
 from targets.emulator.layout import pins
@@ -40,7 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     board, results = load_board(args.board), args.results / f"{args.board}.json"
     identity: dict[str, Any] = {"packages": pins()}
-    identity |= {name: zlib.crc32(path.read_bytes()) for name, path in (("field", FIELD), ("runtime", RUNTIME))}
+    identity |= {"field": fingerprint(), "runtime": zlib.crc32(RUNTIME.read_bytes())}
     result: dict[str, Any] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     if any(result.get(key) != value for key, value in identity.items()):
         result = {

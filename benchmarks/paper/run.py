@@ -1,7 +1,7 @@
 """One cell run from data to result: train, judge on the fold held out, count what it costs."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,19 +85,8 @@ class Bench:
 
         Nothing is learned: fresh weights take as long as trained ones.
         """
-        if "latency" not in found:
-            return found
-        samples = self.sources.of(cell.task)
-        network = self._make(cell if cell.needs is None else cell.needs).to(DEVICE)
-        if cell.task == "patches":
-            normalisation, first = Normalisation.of(samples), samples.images[0]
-            latency = self._latency(cell, lambda: slide(network, normalisation, first, cell.size), samples.size, 1)
-        else:
-            whole = cell.task == "photographs"
-            size = samples.size if whole else (cell.size, cell.size)
-            runs = min(FEW, self.budget.timed) if whole else self.budget.timed
-            latency = self._latency(cell, forward(network, samples.bands, size), size, runs)
-        return found | {"latency": latency, "timed": self.command}
+        network = self._make(cell.needs or cell).to(DEVICE)
+        return found | {"latency": self._latency(cell, network), "timed": self.command}
 
     def _trained(self, cell: Cell) -> dict[str, Any]:
         cut, course = parts(self.sources, cell, self.budget), self._course(cell)
@@ -125,14 +114,14 @@ class Bench:
             found
             | {"scores": scores(predict(learned.network, learned.normalisation, cut.test))}
             | cost(learned.network, bands, side)
-            | {"latency": self._latency(cell, forward(learned.network, bands, side), side, self.budget.timed)}
+            | {"latency": self._latency(cell, learned.network)}
         )
 
     def _photographs(self, cell: Cell, cut: Parts, network: nn.Module, normalisation: Normalisation) -> dict[str, Any]:
         """What a network that reads photographs whole finds in them."""
         bands, size = cut.test.bands, cut.test.size
         found: dict[str, Any] = cost(network, bands, size)
-        found["latency"] = self._latency(cell, forward(network, bands, size), size, min(FEW, self.budget.timed))
+        found["latency"] = self._latency(cell, network)
         if cell.network == "ssd300":
             boxes = [detector_boxes(network, normalisation, image) for image in cut.test.images]
             found["ap"] = {ALL: average_precision(_boxed(cut.test), boxes, size)}  # its boxes are of no map
@@ -164,7 +153,6 @@ class Bench:
         network, normalisation = self._network_of(cell.needs, base)
         cut = parts(self.sources, cell, self.budget)
         size = cut.test.size
-        first = cut.test.images[0]
         counted = cost(network, cut.test.bands, (cell.size, cell.size))
         heats, watched = (
             [slide(network, normalisation, image, cell.size) for image in part.images]
@@ -178,7 +166,7 @@ class Bench:
             "windows": heats[0].size,
             "parameters": counted["parameters"],
             "macs": counted["macs"] * heats[0].size,
-            "latency": self._latency(cell, lambda: slide(network, normalisation, first, cell.size), size, 1),
+            "latency": self._latency(cell, network),
         }
         whole, around = ([spread(heat, size) for heat in part] for part in (heats, watched))
         found |= self._judged(cell, cut, whole, around, heats)
@@ -205,12 +193,17 @@ class Bench:
             "scores": scores(tally),
         }
 
-    def _latency(self, cell: Cell, look: Callable[[], object], size: tuple[int, int], runs: int) -> dict[str, float]:
+    def _latency(self, cell: Cell, network: nn.Module) -> dict[str, float]:
         """Beside ours for the same images: of photographs, our network of pixels."""
-        whole = cell.task in ("photographs", "patches")
-        asked = replace(cell, task="photographs", size=CROP) if whole else cell
+        samples, asked, size, runs = self.sources.of(cell.task), cell, (cell.size, cell.size), self.budget.timed
+        if cell.task in ("photographs", "patches"):
+            asked, size, runs = replace(cell, task="photographs", size=CROP), samples.size, min(FEW, runs)
+        look = forward(network, samples.bands, size)
+        if cell.task == "patches":
+            normalisation, first, runs = Normalisation.of(samples), samples.images[0], 1
+            look = lambda: slide(network, normalisation, first, cell.size)  # noqa: E731 (a name of its own would say less)
         ours = self._make(replace(asked, network="cracknet")).to(DEVICE)
-        return latency(look, forward(ours, self.sources.of(cell.task).bands, size), DEVICE, runs)
+        return latency(look, forward(ours, samples.bands, size), DEVICE, runs)
 
     def _make(self, cell: Cell) -> nn.Module:
         return networks.make(cell, self.sources.of(cell.task).bands, self.budget)

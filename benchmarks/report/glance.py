@@ -8,9 +8,8 @@ from statistics import mean
 from typing import Any, Final
 
 from benchmarks.edge.model import reduction
-from benchmarks.report.sections import load
+from benchmarks.report.sections import load, outdated
 from benchmarks.report.tables import Table
-from benchmarks.suite.field import fingerprint
 from benchmarks.suite.run import read as read_suite
 
 CNNS: Final = ("alexnet", "vgg16", "vgg19", "googlenet", "resnet50", "ssd300", "densenet121", "mobilenetv2")
@@ -70,7 +69,7 @@ def cards(found: Sequence[Row]) -> str:
 
 def _of_age(row: Row, result: Mapping[str, Any] | None) -> Row:
     """A figure of networks that have changed since it was found is shown, and judges nothing."""
-    if not result or row.verdict == "unknown" or result.get("field") == fingerprint():
+    if not result or row.verdict == "unknown" or not outdated(result):
         return row
     return replace(row, figure=f"{row.figure}; of an earlier network", verdict="unknown")
 
@@ -185,7 +184,8 @@ def _edge(folder: Path) -> list[Row]:
     ]
     if not cells:
         return [_unknown(what, aim, "measured")]
-    return [_judged(what, aim, f"{mean(cells):.0f} % on average", mean(cells) >= 23.6, "measured")]
+    row = _judged(what, aim, f"{mean(cells):.0f} % on average", mean(cells) >= 23.6, "measured")
+    return [_of_age(row, found)]
 
 
 def _loss(folder: Path) -> Row:

@@ -33,13 +33,21 @@ class Section:
     machine: str = ""
     points: tuple[str, ...] = ()
 
-    def of_field(self, result: Mapping[str, Any]) -> None:
-        """Say so where `result` is of other networks than the field holds by now."""
-        if result.get("field") != fingerprint():
-            self.text = f"{AGED} {self.text}"
+    def date(self, result: Mapping[str, Any]) -> None:
+        """Say so where what `result` measured is another thing by now."""
+        if (why := outdated(result)) and why not in self.text:
+            self.text = f"{why} {self.text}"
 
 
-AGED = "The networks have changed since this was measured; the command below measures it anew."
+def outdated(result: Mapping[str, Any]) -> str:
+    """Why a result's figures no longer stand, empty where they do.
+
+    The field of networks is known by its fingerprint. What else may change says so in `superseded`, a sentence written
+    into the result's file by whoever changed it; measuring again writes a new file without it.
+    """
+    if result.get("field", fingerprint()) != fingerprint():
+        return "The networks have changed since this was measured; the command below measures it anew."
+    return str(result.get("superseded", ""))
 
 
 def cost(folder: Path) -> Section | None:
@@ -137,7 +145,7 @@ def _machine(name: str, result: dict[str, Any]) -> Section:
         machine=f"{here['model']}, {here['cores']} cores, kernel {here['kernel']}, Python {here['python']}, "
         f"{packages}; {result['begun']}",
     )
-    made.of_field(result)
+    made.date(result)
     cells = [cell for cell in result["cells"].values() if "p50_ms" in cell]
     roofs = tuple(
         (count, f"{top['fp32_gmacs']:g}", f"{top['int8_gmacs']:g}", f"{top['gbytes']:g}")
@@ -207,7 +215,7 @@ def instructions(folder: Path) -> Section | None:
         result = load(path)
         assert result is not None
         made.commands += (result["command"],)
-        made.of_field(result)
+        made.date(result)
         ran = [cell for cell in result["cells"].values() if "instructions" in cell]
         for task, size in sorted({(cell["task"], cell["size"]) for cell in ran}):
             here = sorted(
@@ -258,6 +266,7 @@ def peers(folder: Path) -> Section | None:
     )
     for path in paths:
         result = peers_table.read_result(path)
+        made.date(result)
         cells = [cell for cell in peers_table.ordered(result) if "p50_ms" in cell]
         gaps = [f"{cell['title']}: {cell.get('gap') or cell.get('reason')}" for cell in peers_table.ordered(result)]
         gaps = list(dict.fromkeys(gap for gap in gaps if not gap.endswith(": None")))
@@ -290,6 +299,7 @@ def edge(folder: Path) -> Section | None:
         tuple(result["command"] for result in found),
     )
     for result in found:
+        made.date(result)
         kind = "measured" if result["kind"] == "measured" else "estimated"
         made.tables += parse(edge_table.table(result), kind, f"Cloud and edge, {result['kind']}")
         off = _taken_off(result)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -153,6 +154,15 @@ def test_figures_of_networks_that_have_changed_judge_nothing(tmp_path):
     assert (row.verdict, row.kind) == ("unknown", "measured")
     assert "26" in row.figure
     assert "of an earlier network" in row.figure
+
+
+def test_a_result_that_somebody_superseded_says_why_first(tmp_path):
+    shutil.copytree(RESULTS / "peers", tmp_path / "peers")
+    for path in (tmp_path / "peers").glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"superseded": "A new engine."}))
+    section = sections.peers(tmp_path)
+    assert section is not None
+    assert section.text.startswith("A new engine. Each engine")
 
 
 def test_one_cnn_that_is_faster_is_named(tmp_path):
