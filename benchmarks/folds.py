@@ -23,6 +23,7 @@ from toolkit.calibration import Calibration
 from toolkit.data.folder import read
 from toolkit.data.samples import Samples
 from toolkit.evaluate import evaluate
+from toolkit.optimizers import LEARNING_RATES
 from toolkit.quantize.recipes import recipe
 from toolkit.runs import PRESET_OF_TASK, Request, plan
 from toolkit.train import LOSSES
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--from", dest="start", type=Path, help="folder whose PRESET-foldK to go on from")
+    parser.add_argument("--optimizer", choices=tuple(LEARNING_RATES), default="adam")
     parser.add_argument("--lr", type=float)
     parser.add_argument("--loss", choices=LOSSES, default="bce")
     parser.add_argument("--threads", type=int, default=2)
@@ -115,6 +117,7 @@ def main() -> None:
                 multiplier=args.multiplier,
                 held=str(fold),
                 epochs=args.epochs,
+                optimizer=args.optimizer,
                 loss=args.loss,
                 lr=args.lr,
                 start=start,
@@ -125,8 +128,8 @@ def main() -> None:
                     parser.error(f"{done} holds other settings or data; choose another --results")
                 continue
             command = f"python -m benchmarks.folds --data DIR --task {args.task} --network {args.network} "
-            command += f"--multiplier {args.multiplier:g} --folds {fold} "
-            command += f"--epochs {args.epochs} --loss {args.loss} --threads {args.threads}"
+            command += f"--multiplier {args.multiplier:g} --folds {fold} --epochs {args.epochs} "
+            command += f"--optimizer {args.optimizer} --loss {args.loss} --threads {args.threads}"
             write_text(done, json.dumps(run_fold(samples, request, command), indent=1) + "\n")
     print(table([json.loads(path.read_text()) for path in sorted(args.results.glob(f"{preset}-fold*.json"))]))
 

@@ -22,6 +22,7 @@ from toolkit.data import batches
 from toolkit.data.batches import Normalisation
 from toolkit.data.folder import read
 from toolkit.data.samples import Samples
+from toolkit.optimizers import LEARNING_RATES
 from toolkit.runs import Request, plan
 from toolkit.train import LOSSES, predict
 
@@ -37,7 +38,8 @@ def trial(samples: Samples, request: Request) -> dict[str, Any]:
     """
     assert samples.folds is not None
     trainer = plan(samples, request)
-    if trainer.state_path.exists():
+    resumed = trainer.state_path.exists()
+    if resumed:
         trainer.resume()
     began = time.perf_counter()
     model = trainer.run(lambda line: print(f"{request.out.name}: {line}", flush=True))
@@ -47,7 +49,7 @@ def trial(samples: Samples, request: Request) -> dict[str, Any]:
         "shipped": tally.scores(model.threshold).as_dict(),
         "best": tally.scores(tally.best_threshold()).as_dict(),
         "loss": trainer.history[-1]["loss"],
-        "seconds": round(time.perf_counter() - began),
+        "seconds": None if resumed else round(time.perf_counter() - began),
     }
 
 
@@ -58,7 +60,8 @@ def table(results: list[dict[str, Any]]) -> str:
     for found in results:
         about = [str(found["settings"][key]) for key in ("name", "task", "aside", "inner", "epochs")]
         scores = [f"{found['shipped'][column]:.3f}" for column in COLUMNS] + [f"{found['best']['f1']:.3f}"]
-        lines.append("| " + " | ".join([*about, f"{found['loss']:.3f}", *scores, str(found["seconds"] // 60)]) + " |")
+        minutes = "-" if found["seconds"] is None else str(found["seconds"] // 60)
+        lines.append("| " + " | ".join([*about, f"{found['loss']:.3f}", *scores, minutes]) + " |")
     return "\n".join(lines)
 
 
@@ -74,6 +77,7 @@ def main() -> None:
     parser.add_argument("--multiplier", type=float, default=1.0)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--loss", choices=LOSSES, default="bce")
+    parser.add_argument("--optimizer", choices=tuple(LEARNING_RATES), default="adam")
     parser.add_argument("--lr", type=float)
     parser.add_argument("--no-ratios", action="store_true", help="without log ratios of bands")
     parser.add_argument("--seams", type=float, default=batches.SEAMS, help="share of photographs with a straight edge")
@@ -94,7 +98,7 @@ def main() -> None:
 def _run(args: argparse.Namespace) -> None:
     name = f"{args.name}-{args.task}-{args.aside}-{args.inner}"
     done = args.results / f"{name}.json"
-    keys = "name task aside inner network multiplier epochs loss lr no_ratios seams".split()
+    keys = "name task aside inner network multiplier epochs optimizer loss lr no_ratios seams".split()
     settings = {key: getattr(args, key) for key in keys}
     if done.exists():
         if json.loads(done.read_text())["settings"] != settings:
@@ -112,6 +116,7 @@ def _run(args: argparse.Namespace) -> None:
         multiplier=args.multiplier,
         held=str(args.inner),
         epochs=args.epochs,
+        optimizer=args.optimizer,
         loss=args.loss,
         lr=args.lr,
         ratios=not args.no_ratios,

@@ -27,7 +27,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, help="channels of the stem and of fusion; default: the preset's")
     parser.add_argument("--growth", type=int, help="channels each dense layer adds; default: the preset's")
     held_arguments(parser, "hold this fold (or source, or group) out; it is never looked at")
-    parser.add_argument("--optimizer", choices=("sgd", "adam", "rmsprop"), default="adam")
+    parser.add_argument("--optimizer", choices=("sgd", "adam", "rmsprop", "muon"), default="adam")
     parser.add_argument("--loss", choices=("bce", "bce+dice", "focal"), default="bce")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch", type=int, help="default: 64 to classify, 8 to segment")

@@ -11,7 +11,8 @@ from toolkit.data.batches import centre_crop
 from toolkit.data.samples import Samples
 from toolkit.data.split import By, hold_out, inner_validation
 from toolkit.network import NetworkConfig, preset
-from toolkit.train import LEARNING_RATES, QAT_LEARNING, TrainConfig, Trainer
+from toolkit.optimizers import LEARNING_RATES
+from toolkit.train import QAT_LEARNING, TrainConfig, Trainer
 
 PRESET_OF_TASK = {"classify": "mine", "segment": "crack"}
 BATCH_OF_TASK = {"classify": 64, "segment": 8}

@@ -26,11 +26,11 @@ from toolkit.data.batches import Normalisation, to_tensor, training_batches
 from toolkit.data.samples import Samples
 from toolkit.metrics import Scores, Tally
 from toolkit.network import CrackNet, NetworkConfig, build_network
+from toolkit.optimizers import optimizer_for
 from toolkit.quantize.simulate import quantizable, simulated
 from toolkit.temperature import UNTEMPERED, LogitCounts, Temperature, fit
 
-LEARNING_RATES = {"sgd": 0.05, "adam": 3e-3, "rmsprop": 1e-3}
-QAT_LEARNING = 0.1  # of these: trained weights need only to settle
+QAT_LEARNING = 0.1  # of an optimizer's rate: trained weights need only to settle
 LOSSES = ("bce", "bce+dice", "focal")
 
 
@@ -51,21 +51,6 @@ class TrainConfig:
     averaging: float = 0.995
     start: str = ""  # sha256 of the weights it began with; empty: fresh ones
     qat: bool = False  # quantization-aware: layers compute as at int8, so weights settle where rounding harms least
-
-
-def optimizer_for(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Weight decay on kernels only: norms and biases have no length to shrink."""
-    kernels = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": kernels, "weight_decay": 1e-2}, {"params": others, "weight_decay": 0.0}]
-    if config.optimizer == "adam":
-        return torch.optim.AdamW(groups, lr=config.lr)
-    groups[0]["weight_decay"] = 5e-4
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=config.lr, momentum=0.9)
-    raise HighwallError(f"no optimizer is called {config.optimizer!r}; choose sgd, adam or rmsprop")
 
 
 def loss_of(logits: Tensor, targets: Tensor, kind: str) -> Tensor:
@@ -159,7 +144,7 @@ class Trainer:
         if isinstance(self.network, CrackNet):
             self.network.see(self.normalisation.mean, self.normalisation.std)
         self.averaged = copy.deepcopy(self.network)
-        self.optimizer = optimizer_for(self.network, config)
+        self.optimizer = optimizer_for(self.network, config.optimizer, config.lr)
         per_image = 1 if config.network.task == "classify" else 4
         self.draws = config.draws or len(train) * per_image
         self.batch = min(config.batch, self.draws)

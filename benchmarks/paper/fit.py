@@ -13,8 +13,9 @@ from tqdm import tqdm
 from targets.runtime.errors import HighwallError
 from toolkit.data.batches import Normalisation, training_batches
 from toolkit.data.samples import Samples
-from toolkit.network import PRESETS, CrackNet
-from toolkit.train import TrainConfig, learning_rate, loss_of, optimizer_for, predict
+from toolkit.network import CrackNet
+from toolkit.optimizers import optimizer_for
+from toolkit.train import learning_rate, loss_of, predict
 
 CLIP = 5.0  # length of the gradient, as in `highwall train`
 
@@ -138,10 +139,7 @@ def _train(
     samples: int,
     rate: float,
 ) -> None:
-    # Of a TrainConfig the optimizer reads its name and rate alone, so any preset may stand in the third place.
-    optimizer = optimizer_for(
-        network, TrainConfig("paper", PRESETS["mine"], optimizer=course.optimizer, lr=rate, batch=course.batch)
-    )
+    optimizer = optimizer_for(network, course.optimizer, rate)
     steps = samples // course.batch
     if isinstance(network, CrackNet):
         network.see(normalisation.mean, normalisation.std)

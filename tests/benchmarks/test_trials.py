@@ -54,3 +54,16 @@ def test_a_trial_that_is_done_is_not_run_again_and_never_under_other_settings(
     assert run(tmp_path, tmp_path / "data", monkeypatch=monkeypatch) == first
     with pytest.raises(HighwallError, match="other settings"):
         run(tmp_path, tmp_path / "data", "--lr", "0.01", monkeypatch=monkeypatch)
+
+
+def test_a_trial_taken_up_again_finds_the_same_and_does_not_say_how_long_it_took(
+    chips: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(chips, tmp_path / "data")
+    first = run(tmp_path, tmp_path / "data", "--optimizer", "muon", monkeypatch=monkeypatch)
+    assert first["seconds"] is not None
+    assert "--optimizer muon" in str(first["command"])
+    (tmp_path / "results" / "idea-classify-3-1.json").unlink()
+    again = run(tmp_path, tmp_path / "data", "--optimizer", "muon", monkeypatch=monkeypatch)
+    assert again == first | {"seconds": None}
+    assert capsys.readouterr().out.strip().endswith("| - |")
