@@ -129,7 +129,8 @@ def main() -> None:
                 continue
             command = f"python -m benchmarks.folds --data DIR --task {args.task} --network {args.network} "
             command += f"--multiplier {args.multiplier:g} --folds {fold} --epochs {args.epochs} "
-            command += f"--optimizer {args.optimizer} --loss {args.loss} --threads {args.threads}"
+            command += f"--optimizer {args.optimizer} " + (f"--lr {args.lr:g} " if args.lr else "")
+            command += f"--loss {args.loss} --threads {args.threads}"
             write_text(done, json.dumps(run_fold(samples, request, command), indent=1) + "\n")
     print(table([json.loads(path.read_text()) for path in sorted(args.results.glob(f"{preset}-fold*.json"))]))
 
