@@ -1,12 +1,22 @@
 """Optimizers are found by name, and Muon's steps are what its paper says."""
 
+import argparse
+
 import pytest
 import torch
 from torch import nn
 
 from targets.runtime.errors import HighwallError
+from toolkit.commands import train_arguments
 from toolkit.network import build_network, preset
 from toolkit.optimizers import LEARNING_RATES, STEP_RMS, Muon, optimizer_for, orthogonal
+
+
+def test_train_offers_every_optimizer_that_there_is() -> None:
+    parser = argparse.ArgumentParser()
+    train_arguments(parser)
+    (option,) = (action for action in parser._actions if action.dest == "optimizer")
+    assert tuple(option.choices or ()) == tuple(LEARNING_RATES)
 
 
 def test_an_unknown_optimizer_names_the_known_ones() -> None:
