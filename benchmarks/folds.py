@@ -3,12 +3,12 @@
     python -m benchmarks.folds --data DIR --task classify --folds 0 1 2 3 4 --epochs 12 --threads 1
 
 One JSON a fold under --results, written when the fold is done; a fold that has one is not run again, and a
-killed training resumes at its last epoch. `--table` only prints what is there.
+killed training resumes at its last epoch. `--table` only prints what is there, `--compare` a row a network.
 """
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -20,9 +20,11 @@ from targets.runtime.files import write_text
 from toolkit import checkpoint
 from toolkit.build import build
 from toolkit.calibration import Calibration
+from toolkit.cost import Cost, measure
 from toolkit.data.folder import read
 from toolkit.data.samples import Samples
 from toolkit.evaluate import evaluate
+from toolkit.network import build_network, preset
 from toolkit.optimizers import LEARNING_RATES
 from toolkit.quantize.recipes import recipe
 from toolkit.runs import PRESET_OF_TASK, Request, plan
@@ -82,6 +84,43 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def compared(results: list[dict[str, Any]]) -> str:
+    """Markdown: a row a network, over the folds that every one of them has, at fp32; the best mean AUC first.
+
+    MACs and parameters are those of the preset's slice; a network that was trained in two ways has two rows.
+    """
+    rows: dict[tuple[str, float, str], dict[int, dict[str, Any]]] = {}
+    for result in results:
+        request = result["request"]
+        key = (request["architecture"], request["multiplier"], request["optimizer"])
+        rows.setdefault(key, {})[result["fold"]] = result
+    shared = sorted(set.intersection(*(set(folds) for folds in rows.values()))) if rows else []
+    heads = ("network", "of its channels", "optimizer", "epochs", "MMAC", "parameters", "mean AUC", "worst AUC")
+    lines = [f"Folds {', '.join(map(str, shared)) or 'shared by all: none'}", ""]
+    lines += ["| " + " | ".join([*heads, "mean AP", "mean F1", "worst F1"]) + " |", "| --- " * (len(heads) + 3) + "|"]
+    ranked = sorted(rows, key=lambda key: -mean([rows[key][fold]["fp32"]["auc"] for fold in shared] or [0.0]))
+    for key in ranked if shared else []:
+        found = [rows[key][fold] for fold in shared]
+        costs = cost_of(found[0]["request"])
+        score = {name: [one["fp32"][name] for one in found] for name in COLUMNS}
+        cells = [f"{costs.macs / 1e6:,.1f}", f"{costs.parameters:,}", f"{mean(score['auc']):.3f}"]
+        cells += [f"{min(score['auc']):.3f}", f"{mean(score['average_precision']):.3f}"]
+        cells += [f"{mean(score['f1']):.3f}", f"{min(score['f1']):.3f}"]
+        about = [key[0], f"{key[1]:g}", key[2], str(found[0]["request"]["epochs"])]
+        lines.append("| " + " | ".join(about + cells) + " |")
+    return "\n".join(lines)
+
+
+def cost_of(request: dict[str, Any]) -> Cost:
+    """What the network of a fold's request costs at its preset's slice."""
+    config = preset(PRESET_OF_TASK[request["task"]])
+    config = replace(config, ratios=config.ratios and request["ratios"])
+    if request["architecture"] != "cracknet":
+        config = replace(config, architecture=request["architecture"], multiplier=request["multiplier"], ratios=False)
+    image = torch.zeros(1, config.bands, config.slice_size, config.slice_size)
+    return measure(build_network(config).eval(), image)
+
+
 def main() -> None:
     """Run the folds asked for and print the table of all that are done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -99,16 +138,21 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="run nothing")
+    parser.add_argument("--compare", action="store_true", help="run nothing; a row a network over the folds all have")
     args = parser.parse_args()
-    if args.data is None and not args.table:
-        parser.error("--data is needed to run folds; --table prints those that are done")
+    if args.data is None and not (args.table or args.compare):
+        parser.error("--data is needed to run folds; --table and --compare print those that are done")
+    if args.compare:
+        every = [json.loads(path.read_text()) for path in sorted(args.results.rglob("*-fold*.json"))]
+        print(compared([one for one in every if one["request"]["task"] == args.task]))
+        return
     torch.set_num_threads(args.threads)
-    preset = PRESET_OF_TASK[args.task] if args.network == "cracknet" else args.network
+    name = PRESET_OF_TASK[args.task] if args.network == "cracknet" else args.network
     if not args.table:
         samples = read(args.data)
         for fold in args.folds:
-            done = args.results / f"{preset}-fold{fold}.json"
-            out = args.runs / f"{preset}-fold{fold}"
+            done = args.results / f"{name}-fold{fold}.json"
+            out = args.runs / f"{name}-fold{fold}"
             start = args.start and args.start / out.name
             request = Request(
                 args.task,
@@ -132,7 +176,7 @@ def main() -> None:
             command += f"--optimizer {args.optimizer} " + (f"--lr {args.lr:g} " if args.lr else "")
             command += f"--loss {args.loss} --threads {args.threads}"
             write_text(done, json.dumps(run_fold(samples, request, command), indent=1) + "\n")
-    print(table([json.loads(path.read_text()) for path in sorted(args.results.glob(f"{preset}-fold*.json"))]))
+    print(table([json.loads(path.read_text()) for path in sorted(args.results.glob(f"{name}-fold*.json"))]))
 
 
 if __name__ == "__main__":

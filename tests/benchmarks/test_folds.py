@@ -1,0 +1,82 @@
+"""Each fold is scored by a network that never saw it, and networks are compared on the same folds alone."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import folds
+from toolkit.data.synthetic import mine_chips
+from toolkit.data.write import write
+from toolkit.runs import Request
+
+
+def result(network: str, fold: int, auc: float, optimizer: str = "adam") -> dict[str, Any]:
+    request = Request("classify", Path("out"), architecture=network, held=str(fold), optimizer=optimizer)
+    scores = dict.fromkeys(folds.COLUMNS, 0.5) | {"auc": auc}
+    return {"fold": fold, "request": folds.settings(request), "fp32": scores}
+
+
+def rows(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")][
+        2:
+    ]
+
+
+def test_networks_are_compared_on_the_folds_that_all_have_best_first() -> None:
+    results = [result("rnn", 0, 0.6), result("rnn", 1, 0.9), result("rnn", 4, 0.0)]
+    results += [result("cracknet", fold, auc) for fold, auc in ((0, 0.7), (1, 0.9), (2, 0.1))]
+    table = folds.compared(results)
+    assert table.startswith("Folds 0, 1\n")
+    assert [(row[0], row[6], row[7]) for row in rows(table)] == [
+        ("cracknet", "0.800", "0.700"),
+        ("rnn", "0.750", "0.600"),
+    ]
+    assert rows(table)[0][4] == "14.8", "MACs of the preset's slice"
+
+
+def test_a_network_trained_in_two_ways_has_two_rows() -> None:
+    table = folds.compared([result("rnn", 0, 0.6), result("rnn", 0, 0.7, optimizer="muon")])
+    assert [row[2] for row in rows(table)] == ["muon", "adam"]
+
+
+def test_nothing_shared_is_said_not_averaged() -> None:
+    table = folds.compared([result("rnn", 0, 0.6), result("cracknet", 1, 0.7)])
+    assert "shared by all: none" in table
+    assert rows(table) == []
+    assert rows(folds.compared([])) == []
+
+
+def test_a_fold_that_is_done_is_not_run_again_and_never_under_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chips = mine_chips(60, size=16, seed=4)
+    write(chips, tmp_path / "data")
+    where = ["--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    fixed = [
+        "folds",
+        "--task",
+        "classify",
+        "--network",
+        "rnn",
+        "--multiplier",
+        "0.125",
+        "--folds",
+        "2",
+        "--threads",
+        "1",
+    ]
+    monkeypatch.setattr(sys, "argv", [*fixed, *where, "--epochs", "1"])
+    folds.main()
+    found = json.loads((tmp_path / "results" / "rnn-fold2.json").read_text())
+    assert chips.folds is not None
+    assert found["fp32"]["n"] == found["int8"]["n"] == (chips.folds == 2).sum()
+    assert "| 2 | fp32 |" in capsys.readouterr().out
+    monkeypatch.setattr(folds, "run_fold", lambda *_: pytest.fail("ran again"))
+    folds.main()
+    monkeypatch.setattr(sys, "argv", [*fixed, *where, "--epochs", "2"])
+    with pytest.raises(SystemExit):
+        folds.main()
+    assert "holds other settings or data" in capsys.readouterr().err
