@@ -27,6 +27,7 @@ from toolkit.evaluate import evaluate
 from toolkit.network import build_network, preset
 from toolkit.optimizers import LEARNING_RATES
 from toolkit.quantize.recipes import recipe
+from toolkit.refit import refit
 from toolkit.runs import PRESET_OF_TASK, Request, plan
 from toolkit.train import LOSSES
 
@@ -40,10 +41,17 @@ def run_fold(samples: Samples, request: Request, command: str) -> dict[str, Any]
     """Train with one fold held out and score it there: torch, and an artifact of each kind."""
     assert samples.folds is not None
     assert request.held is not None
-    trainer = plan(samples, request)
-    if trainer.state_path.exists():
-        trainer.resume()
-    model = trainer.run(lambda line: print(f"fold {request.held}: {line}", flush=True))
+
+    def say(line: str) -> None:
+        print(f"fold {request.held}: {line}", flush=True)
+
+    if request.refit:
+        model = refit(samples, request, say)
+    else:
+        trainer = plan(samples, request)
+        if trainer.state_path.exists():
+            trainer.resume()
+        model = trainer.run(say)
     held = samples.take(np.flatnonzero(samples.folds == int(request.held)))
     learned = Calibration.of(samples, model, request.held)
     path = request.out / "checkpoint.safetensors"
@@ -89,13 +97,13 @@ def compared(results: list[dict[str, Any]]) -> str:
 
     MACs and parameters are those of the preset's slice; a network that was trained in two ways has two rows.
     """
-    rows: dict[tuple[str, float, str], dict[int, dict[str, Any]]] = {}
+    rows: dict[tuple[str, float, str, int], dict[int, dict[str, Any]]] = {}
     for result in results:
         request = result["request"]
-        key = (request["architecture"], request["multiplier"], request["optimizer"])
+        key = (request["architecture"], request["multiplier"], request["optimizer"], request.get("refit", 0))
         rows.setdefault(key, {})[result["fold"]] = result
     shared = sorted(set.intersection(*(set(folds) for folds in rows.values()))) if rows else []
-    heads = ("network", "of its channels", "optimizer", "epochs", "MMAC", "parameters", "mean AUC", "worst AUC")
+    heads = ("network", "of its channels", "optimizer", "refitted", "MMAC", "parameters", "mean AUC", "worst AUC")
     lines = [f"Folds {', '.join(map(str, shared)) or 'shared by all: none'}", ""]
     lines += ["| " + " | ".join([*heads, "mean AP", "mean F1", "worst F1"]) + " |", "| --- " * (len(heads) + 3) + "|"]
     ranked = sorted(rows, key=lambda key: -mean([rows[key][fold]["fp32"]["auc"] for fold in shared] or [0.0]))
@@ -106,7 +114,7 @@ def compared(results: list[dict[str, Any]]) -> str:
         cells = [f"{costs.macs / 1e6:,.1f}", f"{costs.parameters:,}", f"{mean(score['auc']):.3f}"]
         cells += [f"{min(score['auc']):.3f}", f"{mean(score['average_precision']):.3f}"]
         cells += [f"{mean(score['f1']):.3f}", f"{min(score['f1']):.3f}"]
-        about = [key[0], f"{key[1]:g}", key[2], str(found[0]["request"]["epochs"])]
+        about = [key[0], f"{key[1]:g}", key[2], f"{key[3]} times" if key[3] else "no"]
         lines.append("| " + " | ".join(about + cells) + " |")
     return "\n".join(lines)
 
@@ -134,6 +142,7 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=tuple(LEARNING_RATES), default="adam")
     parser.add_argument("--lr", type=float)
     parser.add_argument("--loss", choices=LOSSES, default="bce")
+    parser.add_argument("--refit", type=int, default=0, help="networks to go on from --from and to average")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -165,15 +174,18 @@ def main() -> None:
                 loss=args.loss,
                 lr=args.lr,
                 start=start,
+                refit=args.refit,
             )
             if done.exists():
                 there = json.loads(done.read_text())
-                if (there["request"], there["data"]) != (settings(request), samples.digest):
+                defaults = settings(Request(args.task, out))  # of what requests did not have when it was written
+                if (defaults | there["request"], there["data"]) != (settings(request), samples.digest):
                     parser.error(f"{done} holds other settings or data; choose another --results")
                 continue
             command = f"python -m benchmarks.folds --data DIR --task {args.task} --network {args.network} "
             command += f"--multiplier {args.multiplier:g} --folds {fold} --epochs {args.epochs} "
             command += f"--optimizer {args.optimizer} " + (f"--lr {args.lr:g} " if args.lr else "")
+            command += f"--refit {args.refit} --from DIR " if args.refit else ""
             command += f"--loss {args.loss} --threads {args.threads}"
             write_text(done, json.dumps(run_fold(samples, request, command), indent=1) + "\n")
     print(table([json.loads(path.read_text()) for path in sorted(args.results.glob(f"{name}-fold*.json"))]))

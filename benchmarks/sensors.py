@@ -54,6 +54,7 @@ def linear_scores(samples: Samples, test: Samples, request: Request) -> dict[str
     Its penalty is chosen, and its threshold set, on those that the networks' thresholds are set on.
     """
     trainer = plan(samples, request)
+    assert trainer.validation is not None
     normalisation = Normalisation.of(trainer.train)
     fit, choose, judge = (normalisation.of_sensors(part.sensors) for part in (trainer.train, trainer.validation, test))
     assert fit is not None

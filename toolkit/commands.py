@@ -10,7 +10,9 @@ from targets.runtime.errors import HighwallError
 from toolkit.options import find, foreign_arguments, held_arguments
 
 if TYPE_CHECKING:
+    from toolkit.data.samples import Samples
     from toolkit.network import NetworkConfig
+    from toolkit.runs import Request
 
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +38,9 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads; the same number gives the same weights")
     parser.add_argument("--from", dest="start", metavar="CHECKPOINT", help="go on from its weights (or mine, crack)")
     parser.add_argument("--qat", action="store_true", help="train as at int8, from the weights of --from")
+    parser.add_argument(
+        "--refit", type=int, default=0, metavar="K", help="average K runs from --from that set nothing aside"
+    )
     parser.add_argument("--no-sensors", action="store_true", help="learn from the images alone, whatever lies beside")
     parser.add_argument("--resume", action="store_true", help="go on from the last finished epoch")
 
@@ -73,8 +78,11 @@ def train(args: argparse.Namespace) -> int:
         seed=args.seed,
         start=None if args.start is None else locate(args.start),
         qat=args.qat,
+        refit=args.refit,
         sensors=not args.no_sensors,
     )
+    if args.refit:
+        return _refit(samples, request, args.resume)
     trainer = plan(samples, request)
     if samples.sensors is not None:
         print(_said_of_sensors(trainer.config.network))
@@ -85,6 +93,7 @@ def train(args: argparse.Namespace) -> int:
             raise HighwallError(f"{args.out} already holds a run; add --resume or choose another --out")
         trainer.resume()
         print(f"resumed after epoch {len(trainer.history)}")
+    assert trainer.validation is not None
     print(f"training on {len(trainer.train)}, choosing the threshold on {len(trainer.validation)}, {trainer.device}")
     try:
         model = trainer.run(lambda line: print(line, flush=True))
@@ -92,6 +101,21 @@ def train(args: argparse.Namespace) -> int:
         kept = len(trainer.history)
         raise KeyboardInterrupt(f"stopped; {kept} finished epochs are kept, go on with --resume") from stop
     print(f"wrote {args.out / 'checkpoint.safetensors'} (threshold {model.threshold})")
+    return 0
+
+
+def _refit(samples: "Samples", request: "Request", resume: bool) -> int:
+    """Average several runs that go on from one, and write RUN/checkpoint.safetensors."""
+    from toolkit.refit import folders, refit
+
+    if not resume and any(folder.exists() for folder in folders(request)):
+        raise HighwallError(f"{request.out} already holds a run; add --resume or choose another --out")
+    print("nothing is set aside; threshold and temperature stay those of --from")
+    try:
+        model = refit(samples, request, lambda line: print(line, flush=True))
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("stopped; finished epochs are kept, go on with --resume") from stop
+    print(f"wrote {request.out / 'checkpoint.safetensors'} (threshold {model.threshold})")
     return 0
 
 

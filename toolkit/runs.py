@@ -7,6 +7,7 @@ import numpy as np
 
 from targets.runtime.errors import HighwallError
 from toolkit import checkpoint
+from toolkit.checkpoint import Model
 from toolkit.data.batches import centre_crop
 from toolkit.data.samples import Samples
 from toolkit.data.split import By, hold_out, inner_validation
@@ -41,17 +42,23 @@ class Request:
     seed: int = 0
     start: Path | None = None
     qat: bool = False
+    refit: int = 0  # networks that go on from `start` with all but what is held out, to be averaged (toolkit.refit)
     ratios: bool = True  # log ratios of bands go into the network, where the preset has them
     sensors: bool = True  # readings beside the images go into the network, where it can take them
 
 
 def plan(samples: Samples, request: Request) -> Trainer:
-    """A trainer ready to run or resume. Raises HighwallError where data, preset and options do not fit."""
+    """A trainer ready to run or resume. Raises HighwallError where data, preset and options do not fit.
+
+    To refit it sets nothing aside, and goes on from a run that did so in the same data.
+    """
     if samples.task != request.task:
         raise HighwallError(f"this data is labelled to {samples.task}; use --task {samples.task}")
     _check_numbers(request)
     if request.qat and request.start is None:
         raise HighwallError("--qat settles trained weights; name them with --from RUN")
+    if request.refit and request.start is None:
+        raise HighwallError("--refit goes on from a run that chose its threshold; name it with --from RUN")
     network = _network(samples, request)
     start = None
     if request.start is not None:
@@ -59,6 +66,9 @@ def plan(samples: Samples, request: Request) -> Trainer:
         network = replace(network, ratios=start[0].network.ratios)
         _check_same(request.start, start[0].network, network)
     digest = samples.digest
+    held = None if request.held is None else f"{request.by} {request.held}"
+    if request.refit and start is not None:
+        _check_refit(request.start, start[0], digest, held)
     if not network.sensors:
         samples = samples.feeding(network.architecture, 0)
     if samples.task == "classify":
@@ -68,6 +78,10 @@ def plan(samples: Samples, request: Request) -> Trainer:
     everything = np.arange(len(samples))
     kept = everything if request.held is None else hold_out(samples, request.by, request.held, request.seed)[0]
     fit, validation, note = inner_validation(samples, kept, VALIDATION_FRACTION, request.seed)
+    if request.refit:
+        fit, note = kept, ""
+    elif start is not None and "refit" in start[0].provenance and start[0].provenance.get("all_data") == digest:
+        note = f"{request.start} was refitted, so it learned from what this run sets aside, and scores there flatter"
     if len(np.unique(samples.labels[fit])) < 2:
         raise HighwallError("what is left to train on holds one class only; hold out less, or add data")
     config = TrainConfig(
@@ -84,9 +98,9 @@ def plan(samples: Samples, request: Request) -> Trainer:
         start="" if start is None else checkpoint.digest(start[1]),
         qat=request.qat,
     )
-    held = None if request.held is None else f"{request.by} {request.held}"
     provenance = {"all_data": digest, "held_out": held, "split_note": note}
-    trainer = Trainer(config, samples.take(fit), samples.take(validation), request.out, provenance)
+    aside = None if request.refit else samples.take(validation)
+    trainer = Trainer(config, samples.take(fit), aside, request.out, provenance)
     if start is not None:
         trainer.begin_with(*start)
     return trainer
@@ -103,8 +117,19 @@ def _check_same(path: Path, there: NetworkConfig, here: NetworkConfig) -> None:
         raise HighwallError(f"{path} holds another network ({there}) than this run's ({here})")
 
 
+def _check_refit(path: Path | None, there: Model, data: str, held: str | None) -> None:
+    """A threshold chosen on other ground, or by weights that saw what is held out, is none to keep."""
+    if there.provenance.get("all_data") != data:
+        raise HighwallError(f"--refit needs the data that {path} was trained on, and this is other data")
+    if there.provenance.get("held_out") != held:
+        raise HighwallError(
+            f"{path} held out {there.provenance.get('held_out') or 'nothing'}, this run {held or 'nothing'}; "
+            "refit it with the same --fold"
+        )
+
+
 def _check_numbers(request: Request) -> None:
-    least = {"epochs": 1, "batch": 2, "seed": 0, "width": 2, "growth": 1}
+    least = {"epochs": 1, "batch": 2, "seed": 0, "refit": 0, "width": 2, "growth": 1}
     for name, smallest in least.items():
         value = getattr(request, name)
         if value is not None and value < smallest:

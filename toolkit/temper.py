@@ -87,6 +87,10 @@ def _unseen(model: Model, samples: Samples, held: str | None, by: By) -> tuple[S
 def _set_aside(model: Model, samples: Samples) -> Samples:
     """The validation part of the run that made `model`, divided again as `toolkit.runs.plan` did."""
     said = model.provenance
+    if "refit" in said:
+        raise HighwallError(
+            "this network was refitted on what its run had set aside; name samples it never saw with --fold"
+        )
     everything = np.arange(len(samples))
     dealt = samples if samples.groups is not None or samples.folds is None else _by_folds(samples)
     seed = int(said["train"]["seed"])

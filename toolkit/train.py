@@ -24,7 +24,7 @@ from toolkit import checkpoint
 from toolkit.checkpoint import Model
 from toolkit.data.batches import Normalisation, to_tensor, training_batches
 from toolkit.data.samples import Samples
-from toolkit.metrics import Scores, Tally
+from toolkit.metrics import Tally
 from toolkit.network import CrackNet, NetworkConfig, build_network
 from toolkit.optimizers import optimizer_for
 from toolkit.quantize.simulate import quantizable, simulated
@@ -122,13 +122,16 @@ def temper(network: nn.Module, normalisation: Normalisation, samples: Samples) -
 
 
 class Trainer:
-    """One run: its network, averaged copy, optimizer and epoch, kept in RUN/state.safetensors."""
+    """One run: its network, averaged copy, optimizer and epoch, kept in RUN/state.safetensors.
+
+    Without `validation` it must `begin_with` a model, whose threshold and temperature it keeps.
+    """
 
     def __init__(
         self,
         config: TrainConfig,
         train: Samples,
-        validation: Samples,
+        validation: Samples | None,
         folder: Path,
         provenance: dict[str, Any],
     ) -> None:
@@ -152,12 +155,14 @@ class Trainer:
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.provenance = provenance
+        self.start: Model | None = None
 
     def begin_with(self, model: Model, weights: dict[str, Tensor]) -> None:
         """Start from trained weights, and see pixels as they were trained to."""
         self.network.load_state_dict(weights)
         self.averaged.load_state_dict(weights)
         self.normalisation = model.normalisation
+        self.start = model
 
     @property
     def state_path(self) -> Path:
@@ -168,7 +173,7 @@ class Trainer:
         return {
             "config": asdict(self.config),
             "train": self.train.digest,
-            "validation": self.validation.digest,
+            "validation": "" if self.validation is None else self.validation.digest,
             "device": self.device.type,
             "threads": torch.get_num_threads(),
         }
@@ -179,13 +184,14 @@ class Trainer:
             # Every draw of an epoch follows from the seed and its number, so a resumed run repeats them.
             torch.manual_seed(int(np.random.SeedSequence([self.config.seed, epoch]).generate_state(1)[0]))
             loss = self._epoch(epoch)
-            scores = predict(self.averaged, self.normalisation, self.validation).scores(0.5)
-            self.history.append({"epoch": epoch + 1, "loss": loss, "auc": scores.auc, "f1": scores.f1})
+            self.history.append({"epoch": epoch + 1, "loss": loss})
+            said = f"epoch {epoch + 1}/{self.config.epochs}  loss {loss:.4f}"
+            if self.validation is not None:
+                scores = predict(self.averaged, self.normalisation, self.validation).scores(0.5)
+                self.history[-1] |= {"auc": scores.auc, "f1": scores.f1}
+                said += f"  validation AUC {scores.auc:.4f}  F1 {scores.f1:.4f}"
             self._save_state()
-            say(
-                f"epoch {epoch + 1}/{self.config.epochs}  loss {loss:.4f}  "
-                f"validation AUC {scores.auc:.4f}  F1 {scores.f1:.4f}"
-            )
+            say(said)
         return self._finish()
 
     def _epoch(self, epoch: int) -> float:
@@ -272,10 +278,15 @@ class Trainer:
         network.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
 
     def _finish(self) -> Model:
-        tempering = temper(self.averaged, self.normalisation, self.validation)
-        tally = predict(self.averaged, self.normalisation, self.validation, tempering=tempering)
-        threshold = min(max(round(tally.steady_threshold(), 6), 1e-6), 1 - 1e-6)
-        scores: Scores = tally.scores(threshold)
+        if self.validation is None:
+            assert self.start is not None
+            tempering, threshold = self.start.tempering, self.start.threshold
+            validation = self.start.provenance["validation"]
+        else:
+            tempering = temper(self.averaged, self.normalisation, self.validation)
+            tally = predict(self.averaged, self.normalisation, self.validation, tempering=tempering)
+            threshold = min(max(round(tally.steady_threshold(), 6), 1e-6), 1 - 1e-6)
+            validation = tally.scores(threshold).as_dict()
         model = Model(
             name=self.config.name,
             network=self.config.network,
@@ -290,7 +301,7 @@ class Trainer:
             sensor_names=self.train.sensor_names,
             labels=self.train.class_names,
             provenance=self.provenance
-            | {"train": asdict(self.config), "data": self.train.digest, "validation": scores.as_dict()},
+            | {"train": asdict(self.config), "data": self.train.digest, "validation": validation},
         )
         checkpoint.save(self.folder / "checkpoint.safetensors", model, checkpoint.weights_of(self.averaged))
         return model

@@ -1,0 +1,55 @@
+"""Refitting: networks that go on from one run with all that it may see, averaged into one.
+
+A run sets whole groups aside to choose its threshold, and what lies in no other group is never learned. So several
+short runs start at its weights, each with a seed of its own, and set nothing aside. They end in one valley of the
+loss, whose middle holds better on ground of another kind than any of its slopes (Wortsman et al. 2022, "model
+soups"; Rame et al. 2022, "DiWA"), and costs a board nothing. The run's threshold and temperature stay, because
+nothing is left to choose others by.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from targets.runtime.errors import HighwallError
+from toolkit import checkpoint
+from toolkit.checkpoint import Model
+from toolkit.data.samples import Samples
+from toolkit.runs import Request, plan
+
+
+def folders(request: Request) -> list[Path]:
+    """Where each of the request's short runs lies."""
+    return [request.out / f"refit{k}" for k in range(1, request.refit + 1)]
+
+
+def refit(samples: Samples, request: Request, say: Callable[[str], None]) -> Model:
+    """Train `request.refit` networks from `request.start` and write their mean to OUT/checkpoint.safetensors.
+
+    Those that are done are not trained again, and one that was stopped goes on at its last epoch. Raises
+    HighwallError where data or held-out part are not those of the run at `request.start`.
+    """
+    models, weights = [], []
+    for k, folder in enumerate(folders(request), 1):
+        trainer = plan(samples, replace(request, out=folder, seed=request.seed + k))
+        if trainer.state_path.exists():
+            trainer.resume()
+        models.append(trainer.run(lambda line, k=k: say(f"refit {k}/{request.refit}: {line}")))  # type: ignore[misc]
+        weights.append(checkpoint.weights_of(trainer.averaged))
+    if not models:
+        raise HighwallError("--refit must be at least 1")
+    parts = [checkpoint.digest(each) for each in weights]
+    model = replace(models[0], provenance=models[0].provenance | {"refit": parts})
+    checkpoint.save(request.out / "checkpoint.safetensors", model, mean_of(weights))
+    return model
+
+
+def mean_of(weights: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Every tensor's mean over networks of one shape; statistics of norms too, counts as the first has them."""
+    return {
+        name: torch.stack([each[name] for each in weights]).mean(0) if first.is_floating_point() else first
+        for name, first in weights[0].items()
+    }
