@@ -30,8 +30,10 @@ def refit(samples: Samples, request: Request, say: Callable[[str], None]) -> Mod
     """Train `request.refit` networks from `request.start` and write their mean to OUT/checkpoint.safetensors.
 
     Those that are done are not trained again, and one that was stopped goes on at its last epoch. Raises
-    HighwallError where data or held-out part are not those of the run at `request.start`.
+    HighwallError where data or held-out part are not those of the run at `request.start`, or OUT holds another run.
     """
+    if (request.out / "state.safetensors").exists():
+        raise HighwallError(f"{request.out} holds a run that its refit would overwrite; choose another --out")
     models, weights = [], []
     for k, folder in enumerate(folders(request), 1):
         trainer = plan(samples, replace(request, out=folder, seed=request.seed + k))

@@ -120,7 +120,7 @@ def _check_same(path: Path, there: NetworkConfig, here: NetworkConfig) -> None:
 def _check_refit(path: Path | None, there: Model, data: str, held: str | None) -> None:
     """A threshold chosen on other ground, or by weights that saw what is held out, is none to keep."""
     if there.provenance.get("all_data") != data:
-        raise HighwallError(f"--refit needs the data that {path} was trained on, and this is other data")
+        raise HighwallError(f"--refit needs the data that {path} was trained on, and this is other data; give that")
     if there.provenance.get("held_out") != held:
         raise HighwallError(
             f"{path} held out {there.provenance.get('held_out') or 'nothing'}, this run {held or 'nothing'}; "

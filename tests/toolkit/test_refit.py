@@ -77,6 +77,10 @@ def test_it_refuses_a_start_whose_threshold_is_none_to_keep(
     with pytest.raises(HighwallError, match="at least 1"):
         refit(samples, small_request(tmp_path, refit=-1, start=run_folder), lambda _: None)
     assert not list(tmp_path.iterdir())
+    before = (run_folder / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(HighwallError, match="would overwrite"):
+        refit(samples, small_request(run_folder, refit=2, start=run_folder), lambda _: None)
+    assert (run_folder / "checkpoint.safetensors").read_bytes() == before
 
 
 def test_what_it_learned_from_is_not_taken_for_unseen_ground(
