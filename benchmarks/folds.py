@@ -92,31 +92,31 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def compared(results: list[dict[str, Any]]) -> str:
-    """Markdown: a row a network, over the folds that every one of them has, at fp32; the best mean AUC first.
+def compared(results: list[dict[str, Any]], folds: list[int]) -> str:
+    """Markdown: a row a network at fp32 over `folds`, the best mean AUC first; who lacks one of them is named instead.
 
     MACs and parameters are those of the preset's slice; a network that was trained in two ways has two rows.
     """
-    rows: dict[tuple[str, float, str, int], dict[int, dict[str, Any]]] = {}
+    found: dict[tuple[str, str, str, str], dict[int, dict[str, Any]]] = {}
     for result in results:
         request = result["request"]
-        key = (request["architecture"], request["multiplier"], request["optimizer"], request.get("refit", 0))
-        rows.setdefault(key, {})[result["fold"]] = result
-    shared = sorted(set.intersection(*(set(folds) for folds in rows.values()))) if rows else []
+        refitted = f"{request['refit']} times" if request.get("refit") else "no"
+        key = (request["architecture"], f"{request['multiplier']:g}", request["optimizer"], refitted)
+        found.setdefault(key, {})[result["fold"]] = result
     heads = ("network", "of its channels", "optimizer", "refitted", "MMAC", "parameters", "mean AUC", "worst AUC")
-    lines = [f"Folds {', '.join(map(str, shared)) or 'shared by all: none'}", ""]
-    lines += ["| " + " | ".join([*heads, "mean AP", "mean F1", "worst F1"]) + " |", "| --- " * (len(heads) + 3) + "|"]
-    ranked = sorted(rows, key=lambda key: -mean([rows[key][fold]["fp32"]["auc"] for fold in shared] or [0.0]))
-    for key in ranked if shared else []:
-        found = [rows[key][fold] for fold in shared]
-        costs = cost_of(found[0]["request"])
-        score = {name: [one["fp32"][name] for one in found] for name in COLUMNS}
-        cells = [f"{costs.macs / 1e6:,.1f}", f"{costs.parameters:,}", f"{mean(score['auc']):.3f}"]
-        cells += [f"{min(score['auc']):.3f}", f"{mean(score['average_precision']):.3f}"]
-        cells += [f"{mean(score['f1']):.3f}", f"{min(score['f1']):.3f}"]
-        about = [key[0], f"{key[1]:g}", key[2], f"{key[3]} times" if key[3] else "no"]
-        lines.append("| " + " | ".join(about + cells) + " |")
-    return "\n".join(lines)
+    lines = ["| " + " | ".join([*heads, "mean AP", "mean F1", "worst F1"]) + " |", "| --- " * (len(heads) + 3) + "|"]
+    rows, lacking = [], []
+    for key, by_fold in found.items():
+        if not set(folds) <= set(by_fold):
+            lacking.append(f"{' '.join(key[:3])}, refitted {key[3]}: folds {', '.join(map(str, sorted(by_fold)))}")
+            continue
+        costs = cost_of(by_fold[folds[0]]["request"])
+        auc, precision, f1 = ([by_fold[fold]["fp32"][name] for fold in folds] for name in COLUMNS[:3])
+        figures = [mean(auc), min(auc), mean(precision), mean(f1), min(f1)]
+        cells = [*key, f"{costs.macs / 1e6:,.1f}", f"{costs.parameters:,}", *(f"{figure:.3f}" for figure in figures)]
+        rows.append((-figures[0], "| " + " | ".join(cells) + " |"))
+    lines += [row for _, row in sorted(rows)]
+    return "\n".join([*lines, *(["", "Not on all of these folds:", *sorted(lacking)] if lacking else [])])
 
 
 def cost_of(request: dict[str, Any]) -> Cost:
@@ -147,13 +147,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="run nothing")
-    parser.add_argument("--compare", action="store_true", help="run nothing; a row a network over the folds all have")
+    parser.add_argument("--compare", action="store_true", help="run nothing; a row a network over --folds")
     args = parser.parse_args()
     if args.data is None and not (args.table or args.compare):
         parser.error("--data is needed to run folds; --table and --compare print those that are done")
     if args.compare:
         every = [json.loads(path.read_text()) for path in sorted(args.results.rglob("*-fold*.json"))]
-        print(compared([one for one in every if one["request"]["task"] == args.task]))
+        print(compared([one for one in every if one["request"]["task"] == args.task], args.folds))
         return
     torch.set_num_threads(args.threads)
     name = PRESET_OF_TASK[args.task] if args.network == "cracknet" else args.network

@@ -39,7 +39,7 @@ def refit(samples: Samples, request: Request, say: Callable[[str], None]) -> Mod
         trainer = plan(samples, replace(request, out=folder, seed=request.seed + k))
         if trainer.state_path.exists():
             trainer.resume()
-        models.append(trainer.run(lambda line, k=k: say(f"refit {k}/{request.refit}: {line}")))  # type: ignore[misc]
+        models.append(trainer.run(_named(f"refit {k}/{request.refit}", say)))
         weights.append(checkpoint.weights_of(trainer.averaged))
     if not models:
         raise HighwallError("--refit must be at least 1")
@@ -47,6 +47,10 @@ def refit(samples: Samples, request: Request, say: Callable[[str], None]) -> Mod
     model = replace(models[0], provenance=models[0].provenance | {"refit": parts})
     checkpoint.save(request.out / "checkpoint.safetensors", model, mean_of(weights))
     return model
+
+
+def _named(run: str, say: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda line: say(f"{run}: {line}")
 
 
 def mean_of(weights: list[dict[str, Tensor]]) -> dict[str, Tensor]:

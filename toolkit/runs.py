@@ -55,20 +55,17 @@ def plan(samples: Samples, request: Request) -> Trainer:
     if samples.task != request.task:
         raise HighwallError(f"this data is labelled to {samples.task}; use --task {samples.task}")
     _check_numbers(request)
-    if request.qat and request.start is None:
-        raise HighwallError("--qat settles trained weights; name them with --from RUN")
-    if request.refit and request.start is None:
-        raise HighwallError("--refit goes on from a run that chose its threshold; name it with --from RUN")
+    _check_start(request)
     network = _network(samples, request)
+    digest = samples.digest
+    held = None if request.held is None else f"{request.by} {request.held}"
     start = None
     if request.start is not None:
         start = checkpoint.read(request.start)
         network = replace(network, ratios=start[0].network.ratios)
         _check_same(request.start, start[0].network, network)
-    digest = samples.digest
-    held = None if request.held is None else f"{request.by} {request.held}"
-    if request.refit and start is not None:
-        _check_refit(request.start, start[0], digest, held)
+        if request.refit:
+            _check_refit(request.start, start[0], digest, held)
     if not network.sensors:
         samples = samples.feeding(network.architecture, 0)
     if samples.task == "classify":
@@ -77,11 +74,12 @@ def plan(samples: Samples, request: Request) -> Trainer:
         samples = replace(samples, groups=samples.folds.astype(np.str_))  # whoever dealt folds knew the neighbours
     everything = np.arange(len(samples))
     kept = everything if request.held is None else hold_out(samples, request.by, request.held, request.seed)[0]
-    fit, validation, note = inner_validation(samples, kept, VALIDATION_FRACTION, request.seed)
     if request.refit:
-        fit, note = kept, ""
-    elif start is not None and "refit" in start[0].provenance and start[0].provenance.get("all_data") == digest:
-        note = f"{request.start} was refitted, so it learned from what this run sets aside, and scores there flatter"
+        fit, validation, note = kept, None, ""
+    else:
+        fit, aside, note = inner_validation(samples, kept, VALIDATION_FRACTION, request.seed)
+        validation = samples.take(aside)
+        note = "; ".join(filter(None, (note, _seen(request.start, start and start[0], digest))))
     if len(np.unique(samples.labels[fit])) < 2:
         raise HighwallError("what is left to train on holds one class only; hold out less, or add data")
     config = TrainConfig(
@@ -99,8 +97,7 @@ def plan(samples: Samples, request: Request) -> Trainer:
         qat=request.qat,
     )
     provenance = {"all_data": digest, "held_out": held, "split_note": note}
-    aside = None if request.refit else samples.take(validation)
-    trainer = Trainer(config, samples.take(fit), aside, request.out, provenance)
+    trainer = Trainer(config, samples.take(fit), validation, request.out, provenance)
     if start is not None:
         trainer.begin_with(*start)
     return trainer
@@ -117,7 +114,21 @@ def _check_same(path: Path, there: NetworkConfig, here: NetworkConfig) -> None:
         raise HighwallError(f"{path} holds another network ({there}) than this run's ({here})")
 
 
-def _check_refit(path: Path | None, there: Model, data: str, held: str | None) -> None:
+def _seen(path: Path | None, start: Model | None, data: str) -> str:
+    """What to say where the weights that a run begins with know what it sets aside; otherwise nothing."""
+    if start is None or "refit" not in start.provenance or start.provenance.get("all_data") != data:
+        return ""
+    return f"{path} was refitted, so it learned from what this run sets aside, and scores there flatter"
+
+
+def _check_start(request: Request) -> None:
+    if request.start is None and request.qat:
+        raise HighwallError("--qat settles trained weights; name them with --from RUN")
+    if request.start is None and request.refit:
+        raise HighwallError("--refit goes on from a run that chose its threshold; name it with --from RUN")
+
+
+def _check_refit(path: Path, there: Model, data: str, held: str | None) -> None:
     """A threshold chosen on other ground, or by weights that saw what is held out, is none to keep."""
     if there.provenance.get("all_data") != data:
         raise HighwallError(f"--refit needs the data that {path} was trained on, and this is other data; give that")

@@ -25,28 +25,25 @@ def rows(table: str) -> list[list[str]]:
     ]
 
 
-def test_networks_are_compared_on_the_folds_that_all_have_best_first() -> None:
+def test_networks_are_compared_on_the_folds_asked_for_best_first() -> None:
     results = [result("rnn", 0, 0.6), result("rnn", 1, 0.9), result("rnn", 4, 0.0)]
     results += [result("cracknet", fold, auc) for fold, auc in ((0, 0.7), (1, 0.9), (2, 0.1))]
-    table = folds.compared(results)
-    assert table.startswith("Folds 0, 1\n")
-    assert [(row[0], row[6], row[7]) for row in rows(table)] == [
-        ("cracknet", "0.800", "0.700"),
-        ("rnn", "0.750", "0.600"),
-    ]
-    assert rows(table)[0][4] == "14.8", "MACs of the preset's slice"
+    table = rows(folds.compared(results, [0, 1]))
+    assert [(row[0], row[6], row[7]) for row in table] == [("cracknet", "0.800", "0.700"), ("rnn", "0.750", "0.600")]
+    assert table[0][4] == "14.8", "MACs of the preset's slice"
 
 
 def test_a_network_trained_in_two_ways_has_two_rows() -> None:
-    table = folds.compared([result("rnn", 0, 0.6), result("rnn", 0, 0.7, optimizer="muon")])
+    table = folds.compared([result("rnn", 0, 0.6), result("rnn", 0, 0.7, optimizer="muon")], [0])
     assert [row[2] for row in rows(table)] == ["muon", "adam"]
 
 
-def test_nothing_shared_is_said_not_averaged() -> None:
-    table = folds.compared([result("rnn", 0, 0.6), result("cracknet", 1, 0.7)])
-    assert "shared by all: none" in table
-    assert rows(table) == []
-    assert rows(folds.compared([])) == []
+def test_a_network_that_lacks_a_fold_is_named_and_narrows_no_other() -> None:
+    results = [result("rnn", 0, 0.6), result("cracknet", 0, 0.7), result("cracknet", 1, 0.9)]
+    table = folds.compared(results, [0, 1])
+    assert [(row[0], row[6]) for row in rows(table)] == [("cracknet", "0.800")]
+    assert table.endswith("Not on all of these folds:\nrnn 1 adam, refitted no: folds 0")
+    assert rows(folds.compared([], [0])) == []
 
 
 def test_a_fold_that_is_done_is_not_run_again_and_never_under_other_settings(
