@@ -49,8 +49,7 @@ def run_fold(samples: Samples, request: Request, command: str) -> dict[str, Any]
         model = refit(samples, request, say)
     else:
         trainer = plan(samples, request)
-        if trainer.state_path.exists():
-            trainer.resume()
+        trainer.resume_if_begun()
         model = trainer.run(say)
     held = samples.take(np.flatnonzero(samples.folds == int(request.held)))
     learned = Calibration.of(samples, model, request.held)

@@ -42,8 +42,7 @@ def trained(samples: Samples, request: Request) -> Path:
     """The checkpoint of `request`, trained unless it is there."""
     path = request.out / "checkpoint.safetensors"
     trainer = plan(samples, request)
-    if trainer.state_path.exists():
-        trainer.resume()
+    trainer.resume_if_begun()
     trainer.run(lambda line: print(f"{request.out.name}: {line}", flush=True))
     return path
 

@@ -38,9 +38,7 @@ def trial(samples: Samples, request: Request) -> dict[str, Any]:
     """
     assert samples.folds is not None
     trainer = plan(samples, request)
-    resumed = trainer.state_path.exists()
-    if resumed:
-        trainer.resume()
+    resumed = trainer.resume_if_begun()
     began = time.perf_counter()
     model = trainer.run(lambda line: print(f"{request.out.name}: {line}", flush=True))
     held = samples.take(np.flatnonzero(samples.folds.astype(np.str_) == request.held))

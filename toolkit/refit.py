@@ -37,8 +37,7 @@ def refit(samples: Samples, request: Request, say: Callable[[str], None]) -> Mod
     models, weights = [], []
     for k, folder in enumerate(folders(request), 1):
         trainer = plan(samples, replace(request, out=folder, seed=request.seed + k))
-        if trainer.state_path.exists():
-            trainer.resume()
+        trainer.resume_if_begun()
         models.append(trainer.run(_named(f"refit {k}/{request.refit}", say)))
         weights.append(checkpoint.weights_of(trainer.averaged))
     if not models:

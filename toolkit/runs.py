@@ -18,6 +18,7 @@ from toolkit.train import QAT_LEARNING, TrainConfig, Trainer
 PRESET_OF_TASK = {"classify": "mine", "segment": "crack"}
 BATCH_OF_TASK = {"classify": 64, "segment": 8}
 VALIDATION_FRACTION = 0.1
+FLATTERED = "was refitted, so it learned from what this run sets aside, and scores there flatter"
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,15 @@ def plan(samples: Samples, request: Request) -> Trainer:
         samples = replace(samples, groups=samples.folds.astype(np.str_))  # whoever dealt folds knew the neighbours
     everything = np.arange(len(samples))
     kept = everything if request.held is None else hold_out(samples, request.by, request.held, request.seed)[0]
+    refitted: dict[str, list[str]] = {}  # what knows the part set aside stays known to do so, run after run
     if request.refit:
         fit, validation, note = kept, None, ""
     else:
         fit, aside, note = inner_validation(samples, kept, VALIDATION_FRACTION, request.seed)
         validation = samples.take(aside)
-        note = "; ".join(filter(None, (note, _seen(request.start, start and start[0], digest))))
+        if start is not None and _was_refitted(start[0], digest):
+            note = "; ".join(filter(None, (note, f"{request.start} {FLATTERED}")))
+            refitted = {"refit": start[0].provenance["refit"]}
     if len(np.unique(samples.labels[fit])) < 2:
         raise HighwallError("what is left to train on holds one class only; hold out less, or add data")
     config = TrainConfig(
@@ -96,7 +100,7 @@ def plan(samples: Samples, request: Request) -> Trainer:
         start="" if start is None else checkpoint.digest(start[1]),
         qat=request.qat,
     )
-    provenance = {"all_data": digest, "held_out": held, "split_note": note}
+    provenance = {"all_data": digest, "held_out": held, "split_note": note} | refitted
     trainer = Trainer(config, samples.take(fit), validation, request.out, provenance)
     if start is not None:
         trainer.begin_with(*start)
@@ -114,11 +118,9 @@ def _check_same(path: Path, there: NetworkConfig, here: NetworkConfig) -> None:
         raise HighwallError(f"{path} holds another network ({there}) than this run's ({here})")
 
 
-def _seen(path: Path | None, start: Model | None, data: str) -> str:
-    """What to say where the weights that a run begins with know what it sets aside; otherwise nothing."""
-    if start is None or "refit" not in start.provenance or start.provenance.get("all_data") != data:
-        return ""
-    return f"{path} was refitted, so it learned from what this run sets aside, and scores there flatter"
+def _was_refitted(start: Model, data: str) -> bool:
+    """Whether the weights that a run begins with know what it sets aside of `data`."""
+    return "refit" in start.provenance and start.provenance.get("all_data") == data
 
 
 def _check_start(request: Request) -> None:

@@ -89,7 +89,8 @@ def _set_aside(model: Model, samples: Samples) -> Samples:
     said = model.provenance
     if "refit" in said:
         raise HighwallError(
-            "this network was refitted on what its run had set aside; name samples it never saw with --fold"
+            "this network, or one that it went on from, was refitted on what its run had set aside; "
+            "name samples it never saw with --fold"
         )
     everything = np.arange(len(samples))
     dealt = samples if samples.groups is not None or samples.folds is None else _by_folds(samples)

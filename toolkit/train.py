@@ -247,6 +247,13 @@ class Trainer:
         lines = "".join(json.dumps(line) + "\n" for line in self.history)
         write_text(self.folder / "history.jsonl", lines)
 
+    def resume_if_begun(self) -> bool:
+        """Take up what the folder holds of this run, if anything; whether it did. Raises as `resume` does."""
+        begun = self.state_path.exists()
+        if begun:
+            self.resume()
+        return begun
+
     def resume(self) -> None:
         """Take up RUN/state.safetensors. Raises HighwallError when it belongs to other settings or data."""
         try:
