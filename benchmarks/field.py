@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.paper.networks import SSD_SIDE, TITLES, ours
@@ -64,6 +65,12 @@ def network_of(name: str, task: str, size: int) -> tuple[Model, nn.Module]:
     return Model(name, config, (127.5,) * BANDS, (127.5,) * BANDS, "uint8"), network.eval()
 
 
+def feeds(size: int) -> list[dict[str, NDArray[np.uint8]]]:
+    """Two seeded images, whose ranges int8 takes."""
+    random = np.random.RandomState(0)
+    return [{"image": random.randint(0, 256, (1, size, size, BANDS)).astype(np.uint8)} for _ in range(2)]
+
+
 def make(name: str, task: str, size: int) -> tuple[dict[Member, bytes], list[Absent]]:
     """One network's skeletons at fp32 and int8, and why it has none."""
 
@@ -82,9 +89,7 @@ def make(name: str, task: str, size: int) -> tuple[dict[Member, bytes], list[Abs
     found = {one: skeleton(whole)}
     if name == "rnn":
         return found, [absent("int8", HighwallError("ONNX Runtime has no integer kernel of a recurrent layer"))]
-    random = np.random.RandomState(0)
-    feeds = [{"image": random.randint(0, 256, (1, size, size, BANDS)).astype(np.uint8)} for _ in range(2)]
-    small = quantize(whole, plain("onnx", "int8"), observe(whole, feeds))
+    small = quantize(whole, plain("onnx", "int8"), observe(whole, feeds(size)))
     found[Member(name, TITLES[name], task, size, BANDS, "int8", *facts)] = skeleton(small)
     return found, []
 

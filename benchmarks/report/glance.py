@@ -33,7 +33,10 @@ def rows(folder: Path) -> list[Row]:
     """Every promise, of what this folder holds; those nobody measured say so."""
     path = folder / "suite" / "host.json"
     suite: dict[str, Any] = read_suite(path) if path.exists() else {}
-    counted = load(folder / "instructions" / "rpi4b.json")
+    counted = {
+        engine: load(folder / "instructions" / name)
+        for engine, name in (("ONNX Runtime", "rpi4b.json"), ("LiteRT", "rpi4b-tflite.json"))
+    }
     cells = suite.get("cells", {})
     timed = [
         *(_against_unet(cells, precision) for precision in ("fp32", "int8")),
@@ -44,7 +47,7 @@ def rows(folder: Path) -> list[Row]:
     return [
         _macs(load(folder / "cost" / "cost.json")),
         *(_of_age(row, suite) for row in timed),
-        _of_age(_instructions(counted), counted),
+        *(_of_age(_instructions(found, engine), found) for engine, found in counted.items()),
         *_edge(folder),
         _loss(folder),
     ]
@@ -143,8 +146,9 @@ def _against_rnn(cells: dict[str, Any], folder: Path) -> Row:
     return _judged(what, aim, figure, cell["ratio"] > 1 or aucs[0] > aucs[1], "measured")
 
 
-def _instructions(found: dict[str, Any] | None) -> Row:
-    what, aim = "mine at 48 x 48 on an emulated Pi 4B beside seven CNNs, fp32: instructions", "fewer than each"
+def _instructions(found: dict[str, Any] | None, engine: str) -> Row:
+    what = f"mine at 48 x 48 on an emulated Pi 4B beside seven CNNs, {engine}, fp32: instructions"
+    aim = "fewer than each"
     cells = {
         cell["network"]: cell["instructions"]
         for cell in (found or {}).get("cells", {}).values()

@@ -207,8 +207,9 @@ def instructions(folder: Path) -> Section | None:
     made = Section(
         "instructions",
         "On the board's instruction set",
-        "Exact ARM instructions of one inference in ONNX Runtime on one thread, in an emulator of the board's core. "
-        "They repeat to the last digit on one machine, and are no time: an emulator has no caches and no clock.",
+        "Exact ARM instructions of one inference on one thread, in an emulator of the board's core. "
+        "They repeat to the last digit on one machine, and are no time: an emulator has no caches and no clock. "
+        "Every network is as our own exporter and quantizer write it; LiteRT is what the shipped contracts keep there.",
         (),
     )
     for path in paths:
@@ -216,6 +217,7 @@ def instructions(folder: Path) -> Section | None:
         assert result is not None
         made.commands += (result["command"],)
         made.date(result)
+        engine = result["engine"]
         ran = [cell for cell in result["cells"].values() if "instructions" in cell]
         for task, size in sorted({(cell["task"], cell["size"]) for cell in ran}):
             here = sorted(
@@ -234,7 +236,7 @@ def instructions(folder: Path) -> Section | None:
             )
             head = ("network", "precision", "M instructions", "MACs each", "M loads", "M stores")
             marked = frozenset(at for at, cell in enumerate(here) if cell["network"] == "cracknet")
-            title = f"{result['board']} ({result['cpu']}), {task}, {size} x {size}"
+            title = f"{result['board']} ({result['cpu']}), {engine}, {task}, {size} x {size}"
             made.tables.append(Table(title, "emulated", head, rows, marked))
             if len(here) > 2:
                 drawn = [
@@ -243,9 +245,8 @@ def instructions(folder: Path) -> Section | None:
                 ]
                 made.pictures.append((f"{title}: M instructions", plots.bars(drawn, "M instructions", plots.EMULATED)))
         for cell in ran:
-            key = (
-                f"{result['board']}: {cell['title']} {cell['task']} {cell['size']} {cell['precision']}: M instructions"
-            )
+            what = f"{cell['title']} {cell['task']} {cell['size']} {cell['precision']}"
+            key = f"{result['board']}, {engine}: {what}: M instructions"
             made.figures[key] = round(cell["instructions"] / 1e6, 2)
     return made
 

@@ -204,3 +204,20 @@ def test_the_command_writes_page_and_document_and_prints_verdicts(tmp_path, caps
     assert "reached" in said
     assert document.read_text().startswith("# Benchmarks")
     assert out.exists()
+
+
+def test_instructions_are_judged_in_each_engine_by_itself(tmp_path):
+    def counts(ours: int) -> str:
+        least = dict.fromkeys(glance.CNNS, 9) | {"cracknet": ours}
+        cells = {
+            name: {"network": name, "task": "classify", "size": 48, "precision": "fp32", "instructions": count}
+            for name, count in least.items()
+            if name != "ssd300"
+        }
+        return json.dumps({"field": fingerprint(), "cells": cells})
+
+    (tmp_path / "instructions").mkdir()
+    (tmp_path / "instructions" / "rpi4b.json").write_text(counts(8))
+    (tmp_path / "instructions" / "rpi4b-tflite.json").write_text(counts(10))
+    verdicts = {row.what.split(", ")[1]: row.verdict for row in glance.rows(tmp_path) if "instructions" in row.what}
+    assert verdicts == {"ONNX Runtime": "reached", "LiteRT": "missed"}
