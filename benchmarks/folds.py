@@ -120,7 +120,8 @@ def compared(results: list[dict[str, Any]], folds: list[int]) -> str:
 
 def cost_of(request: dict[str, Any]) -> Cost:
     """What the network of a fold's request costs at its preset's slice."""
-    config = preset(PRESET_OF_TASK[request["task"]])
+    shape = {key: request[key] for key in ("width", "growth") if request.get(key) is not None}
+    config = preset(PRESET_OF_TASK[request["task"]], **shape)
     config = replace(config, ratios=config.ratios and request["ratios"])
     if request["architecture"] != "cracknet":
         config = replace(config, architecture=request["architecture"], multiplier=request["multiplier"], ratios=False)
@@ -135,6 +136,8 @@ def main() -> None:
     parser.add_argument("--task", choices=("classify", "segment"), required=True)
     parser.add_argument("--network", default="cracknet", help="or a baseline's name: the same folds and budget")
     parser.add_argument("--multiplier", type=float, default=1.0, help="of a baseline's channels")
+    parser.add_argument("--width", type=int, help="default: the preset's")
+    parser.add_argument("--growth", type=int, help="default: the preset's")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--from", dest="start", type=Path, help="folder whose PRESET-foldK to go on from")
@@ -167,6 +170,8 @@ def main() -> None:
                 out,
                 architecture=args.network,
                 multiplier=args.multiplier,
+                width=args.width,
+                growth=args.growth,
                 held=str(fold),
                 epochs=args.epochs,
                 optimizer=args.optimizer,
@@ -182,7 +187,9 @@ def main() -> None:
                     parser.error(f"{done} holds other settings or data; choose another --results")
                 continue
             command = f"python -m benchmarks.folds --data DIR --task {args.task} --network {args.network} "
-            command += f"--multiplier {args.multiplier:g} --folds {fold} --epochs {args.epochs} "
+            command += f"--multiplier {args.multiplier:g} " + (f"--width {args.width} " if args.width else "")
+            command += f"--growth {args.growth} " if args.growth else ""
+            command += f"--folds {fold} --epochs {args.epochs} "
             command += f"--optimizer {args.optimizer} " + (f"--lr {args.lr:g} " if args.lr else "")
             command += f"--refit {args.refit} --from DIR " if args.refit else ""
             command += f"--loss {args.loss} --threads {args.threads}"

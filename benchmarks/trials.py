@@ -73,6 +73,8 @@ def main() -> None:
     parser.add_argument("--inner", type=int, default=1, help="the fold that scores the trial")
     parser.add_argument("--network", default="cracknet")
     parser.add_argument("--multiplier", type=float, default=1.0)
+    parser.add_argument("--width", type=int, help="default: the preset's")
+    parser.add_argument("--growth", type=int, help="default: the preset's")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--loss", choices=LOSSES, default="bce")
     parser.add_argument("--optimizer", choices=tuple(LEARNING_RATES), default="adam")
@@ -96,10 +98,11 @@ def main() -> None:
 def _run(args: argparse.Namespace) -> None:
     name = f"{args.name}-{args.task}-{args.aside}-{args.inner}"
     done = args.results / f"{name}.json"
-    keys = "name task aside inner network multiplier epochs optimizer loss lr no_ratios seams".split()
+    keys = "name task aside inner network multiplier width growth epochs optimizer loss lr no_ratios seams".split()
     settings = {key: getattr(args, key) for key in keys}
     if done.exists():
-        if json.loads(done.read_text())["settings"] != settings:
+        # Trials that were done before these could be chosen had the preset's.
+        if {"width": None, "growth": None} | json.loads(done.read_text())["settings"] != settings:
             raise HighwallError(f"{done} holds other settings; choose another NAME or --results")
         return
     torch.set_num_threads(args.threads)
@@ -112,6 +115,8 @@ def _run(args: argparse.Namespace) -> None:
         args.runs / name,
         architecture=args.network,
         multiplier=args.multiplier,
+        width=args.width,
+        growth=args.growth,
         held=str(args.inner),
         epochs=args.epochs,
         optimizer=args.optimizer,

@@ -110,7 +110,11 @@ def _refit(samples: "Samples", request: "Request", resume: bool) -> int:
 
     if not resume and any(folder.exists() for folder in folders(request)):
         raise HighwallError(f"{request.out} already holds a run; add --resume or choose another --out")
-    print("nothing is set aside; threshold and temperature stay those of --from")
+    print(
+        "nothing is set aside; "
+        + ("threshold and temperature stay those" if request.task == "classify" else "the temperature stays that")
+        + " of --from"
+    )
     try:
         model = refit(samples, request, lambda line: print(line, flush=True))
     except KeyboardInterrupt as stop:

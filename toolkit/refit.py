@@ -3,8 +3,11 @@
 A run sets whole groups aside to choose its threshold, and what lies in no other group is never learned. So several
 short runs start at its weights, each with a seed of its own, and set nothing aside. They end in one valley of the
 loss, whose middle holds better on ground of another kind than any of its slopes (Wortsman et al. 2022, "model
-soups"; Rame et al. 2022, "DiWA"), and costs a board nothing. The run's threshold and temperature stay, because
-nothing is left to choose others by.
+soups"; Rame et al. 2022, "DiWA"), and costs a board nothing.
+
+The run's temperature stays, and a classifier's threshold: it is far surer of what it learned from than of other
+ground, and nothing else is left to choose others by. A network of pixels scores both alike, and grows bolder with each
+refit, so its threshold is chosen anew on what it learned from (docs/model-log.md has the figures).
 """
 
 from collections.abc import Callable
@@ -19,6 +22,7 @@ from toolkit import checkpoint
 from toolkit.checkpoint import Model
 from toolkit.data.samples import Samples
 from toolkit.runs import Request, plan
+from toolkit.train import predict, threshold_of
 
 
 def folders(request: Request) -> list[Path]:
@@ -35,16 +39,22 @@ def refit(samples: Samples, request: Request, say: Callable[[str], None]) -> Mod
     if (request.out / "state.safetensors").exists():
         raise HighwallError(f"{request.out} holds a run that its refit would overwrite; choose another --out")
     models, weights = [], []
+    trainer = None
     for k, folder in enumerate(folders(request), 1):
         trainer = plan(samples, replace(request, out=folder, seed=request.seed + k))
         trainer.resume_if_begun()
         models.append(trainer.run(_named(f"refit {k}/{request.refit}", say)))
         weights.append(checkpoint.weights_of(trainer.averaged))
-    if not models:
+    if trainer is None:
         raise HighwallError("--refit must be at least 1")
     parts = [checkpoint.digest(each) for each in weights]
+    mean = mean_of(weights)
     model = replace(models[0], provenance=models[0].provenance | {"refit": parts})
-    checkpoint.save(request.out / "checkpoint.safetensors", model, mean_of(weights))
+    if request.task == "segment":
+        trainer.averaged.load_state_dict(mean)
+        tally = predict(trainer.averaged, model.normalisation, trainer.train, tempering=model.tempering)
+        model = replace(model, threshold=threshold_of(tally))
+    checkpoint.save(request.out / "checkpoint.safetensors", model, mean)
     return model
 
 

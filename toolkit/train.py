@@ -113,6 +113,11 @@ def predict(
     return tally
 
 
+def threshold_of(tally: Tally) -> float:
+    """Where F1 is steady, as a checkpoint holds it: six digits, and never 0 or 1."""
+    return min(max(round(tally.steady_threshold(), 6), 1e-6), 1 - 1e-6)
+
+
 def temper(network: nn.Module, normalisation: Normalisation, samples: Samples) -> Temperature:
     """The temperature that makes the network's probabilities meant on `samples`; it may not have learned from them."""
     counts = LogitCounts()
@@ -292,7 +297,7 @@ class Trainer:
         else:
             tempering = temper(self.averaged, self.normalisation, self.validation)
             tally = predict(self.averaged, self.normalisation, self.validation, tempering=tempering)
-            threshold = min(max(round(tally.steady_threshold(), 6), 1e-6), 1 - 1e-6)
+            threshold = threshold_of(tally)
             validation = tally.scores(threshold).as_dict()
         model = Model(
             name=self.config.name,

@@ -1,5 +1,6 @@
-"""A refitted network is the mean of short runs on all that may be seen; what it is judged by is not chosen anew."""
+"""A refitted network is the mean of short runs on all that may be seen; a classifier keeps what it is judged by."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from targets.runtime.errors import HighwallError
 from toolkit import checkpoint
 from toolkit.data.folder import read
 from toolkit.data.split import hold_out
+from toolkit.data.synthetic import crack_images
 from toolkit.refit import mean_of, refit
-from toolkit.runs import plan
+from toolkit.runs import Request, plan
 from toolkit.temper import temper
+from toolkit.train import predict, threshold_of
 
 
 def test_its_weights_are_the_mean_of_its_runs_and_its_threshold_the_first_one(
@@ -32,6 +35,17 @@ def test_its_weights_are_the_mean_of_its_runs_and_its_threshold_the_first_one(
     assert (model.threshold, model.tempering) == (first.threshold, first.tempering)
     assert model.provenance["validation"] == first.provenance["validation"]
     assert model.provenance["refit"] == [checkpoint.digest(part) for part in parts]
+
+
+def test_pixels_are_called_by_a_threshold_that_suits_the_mean_not_its_start(tmp_path: Path) -> None:
+    samples = crack_images(10, size=32, seed=3)
+    first = Request("segment", tmp_path / "run", width=8, growth=4, epochs=1, batch=4)
+    plan(samples, first).run(lambda _: None)
+    model = refit(samples, replace(first, out=tmp_path / "more", start=tmp_path / "run", refit=2), lambda _: None)
+    found, network = checkpoint.load(tmp_path / "more")
+    tally = predict(network, model.normalisation, samples, tempering=model.tempering)
+    assert found.threshold == threshold_of(tally)
+    assert found.threshold != checkpoint.read(tmp_path / "run")[0].threshold
 
 
 def test_it_learns_from_all_but_what_is_held_out(chips_folder: Path, tmp_path: Path) -> None:
