@@ -3,7 +3,8 @@
     python -m benchmarks.instructions [--board rpi4b] [--runtime tflite]       (needs `highwall emulator setup`)
 
 Writes BOARD.json under --results, or BOARD-tflite.json, network by network; what is there for the same field is not
-counted again. Models of the field are ONNX; for LiteRT the slices that ship are exported anew, as a build would.
+counted again, nor what is the same in a new one. Models of the field are ONNX; for LiteRT the slices that ship are
+exported anew, as a build would.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.field import feeds, network_of
-from benchmarks.suite.field import Member, filled, fingerprint, members
+from benchmarks.suite.field import Member, checksum, filled, fingerprint, members
 from targets.board import load_board
 from targets.emulator.counts import count
 from targets.emulator.layout import pins
@@ -69,8 +70,7 @@ def main() -> None:
     board, results = load_board(args.board), args.results / f"{args.board}{suffix}.json"
     # The settings of a session decide what is counted, too.
     settings = Path(inspect.getfile(RUNTIMES[args.runtime]))
-    identity: dict[str, Any] = {"packages": pins()}
-    identity |= {"field": fingerprint(), "runtime": zlib.crc32(settings.read_bytes())}
+    identity: dict[str, Any] = {"packages": pins(), "runtime": zlib.crc32(settings.read_bytes())}
     result: dict[str, Any] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     if any(result.get(key) != value for key, value in identity.items()):
         result = {
@@ -82,6 +82,10 @@ def main() -> None:
             **identity,
             "cells": {},
         }
+    result["field"] = fingerprint()
+    sums = {one.name: checksum(one) for one in wanted(args.runtime)}
+    result["cells"] = {name: cell for name, cell in result["cells"].items() if cell["checksum"] == sums.get(name)}
+    write_text(results, json.dumps(result, indent=1) + "\n")
     for one in wanted(args.runtime):
         if one.name in result["cells"]:
             continue
@@ -90,7 +94,7 @@ def main() -> None:
             found = asdict(count(board, args.runtime, model_of(one, args.runtime), spec, lambda line: None))
         except HighwallError as error:
             found = {"reason": str(error)}
-        result["cells"][one.name] = asdict(one) | found
+        result["cells"][one.name] = asdict(one) | {"checksum": sums[one.name]} | found
         write_text(results, json.dumps(result, indent=1) + "\n")
         print(f"- {one.name}: {found.get('reason') or format(found['instructions'], ',')}", flush=True)
 

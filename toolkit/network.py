@@ -33,7 +33,7 @@ class NetworkConfig:
 
 PRESETS: dict[str, NetworkConfig] = {
     "mine": NetworkConfig("classify", bands=3, width=32, growth=24, slice_size=48, ratios=True),
-    "crack": NetworkConfig("segment", bands=3, width=32, growth=24, slice_size=448, squeeze=16),
+    "crack": NetworkConfig("segment", bands=3, width=48, growth=32, slice_size=448, squeeze=16),
 }
 
 

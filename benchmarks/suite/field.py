@@ -87,6 +87,12 @@ def fingerprint(path: Path = FIELD) -> int:
     return zlib.crc32(path.read_bytes()) if path.exists() else 0
 
 
+def checksum(member: Member, path: Path = FIELD) -> int:
+    """CRC-32 of the member's skeleton: a field that was written anew may hold the same networks but for one."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.getinfo(f"{member.name}.onnx").CRC
+
+
 def filled(member: Member, path: Path = FIELD) -> bytes:
     """The model with its numbers drawn, the same ones each time. Raises HighwallError without the onnx package."""
     onnx = _onnx()
