@@ -84,7 +84,7 @@ def main() -> None:
         }
     result["field"] = fingerprint()
     sums = {one.name: checksum(one) for one in wanted(args.runtime)}
-    result["cells"] = {name: cell for name, cell in result["cells"].items() if cell["checksum"] == sums.get(name)}
+    result["cells"] = {name: cell for name, cell in result["cells"].items() if cell.get("checksum") == sums.get(name)}
     write_text(results, json.dumps(result, indent=1) + "\n")
     for one in wanted(args.runtime):
         if one.name in result["cells"]:

@@ -106,15 +106,12 @@ def train(args: argparse.Namespace) -> int:
 
 def _refit(samples: "Samples", request: "Request", resume: bool) -> int:
     """Average several runs that go on from one, and write RUN/checkpoint.safetensors."""
-    from toolkit.refit import folders, refit
+    from toolkit.refit import folders, keeps_threshold, refit
 
     if not resume and any(folder.exists() for folder in folders(request)):
         raise HighwallError(f"{request.out} already holds a run; add --resume or choose another --out")
-    print(
-        "nothing is set aside; "
-        + ("threshold and temperature stay those" if request.task == "classify" else "the temperature stays that")
-        + " of --from"
-    )
+    kept = "threshold and temperature stay those" if keeps_threshold(request) else "the temperature stays that"
+    print(f"nothing is set aside; {kept} of --from")
     try:
         model = refit(samples, request, lambda line: print(line, flush=True))
     except KeyboardInterrupt as stop:

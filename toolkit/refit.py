@@ -30,6 +30,11 @@ def folders(request: Request) -> list[Path]:
     return [request.out / f"refit{k}" for k in range(1, request.refit + 1)]
 
 
+def keeps_threshold(request: Request) -> bool:
+    """Whether the threshold stays that of the run the request goes on from, for the reasons above."""
+    return request.task == "classify"
+
+
 def refit(samples: Samples, request: Request, say: Callable[[str], None]) -> Model:
     """Train `request.refit` networks from `request.start` and write their mean to OUT/checkpoint.safetensors.
 
@@ -38,19 +43,18 @@ def refit(samples: Samples, request: Request, say: Callable[[str], None]) -> Mod
     """
     if (request.out / "state.safetensors").exists():
         raise HighwallError(f"{request.out} holds a run that its refit would overwrite; choose another --out")
+    if request.refit < 1:
+        raise HighwallError("--refit must be at least 1")
     models, weights = [], []
-    trainer = None
     for k, folder in enumerate(folders(request), 1):
         trainer = plan(samples, replace(request, out=folder, seed=request.seed + k))
         trainer.resume_if_begun()
         models.append(trainer.run(_named(f"refit {k}/{request.refit}", say)))
         weights.append(checkpoint.weights_of(trainer.averaged))
-    if trainer is None:
-        raise HighwallError("--refit must be at least 1")
     parts = [checkpoint.digest(each) for each in weights]
     mean = mean_of(weights)
     model = replace(models[0], provenance=models[0].provenance | {"refit": parts})
-    if request.task == "segment":
+    if not keeps_threshold(request):
         trainer.averaged.load_state_dict(mean)
         tally = predict(trainer.averaged, model.normalisation, trainer.train, tempering=model.tempering)
         model = replace(model, threshold=threshold_of(tally))

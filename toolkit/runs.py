@@ -18,7 +18,6 @@ from toolkit.train import QAT_LEARNING, TrainConfig, Trainer
 PRESET_OF_TASK = {"classify": "mine", "segment": "crack"}
 BATCH_OF_TASK = {"classify": 64, "segment": 8}
 VALIDATION_FRACTION = 0.1
-FLATTERED = "was refitted, so it learned from what this run sets aside, and scores there flatter"
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,8 @@ def plan(samples: Samples, request: Request) -> Trainer:
         fit, aside, note = inner_validation(samples, kept, VALIDATION_FRACTION, request.seed)
         validation = samples.take(aside)
         if start is not None and _was_refitted(start[0], digest):
-            note = "; ".join(filter(None, (note, f"{request.start} {FLATTERED}")))
+            flatters = "was refitted, so it learned from what this run sets aside, and scores there flatter"
+            note = "; ".join(filter(None, (note, f"{request.start} {flatters}")))
             refitted = {"refit": start[0].provenance["refit"]}
     if len(np.unique(samples.labels[fit])) < 2:
         raise HighwallError("what is left to train on holds one class only; hold out less, or add data")
