@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.spelled import spelled
+from targets.runtime.errors import HighwallError
 from targets.runtime.files import write_text
 from toolkit import checkpoint
 from toolkit.build import build
@@ -144,6 +146,7 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=tuple(LEARNING_RATES), default="adam")
     parser.add_argument("--lr", type=float)
     parser.add_argument("--loss", choices=LOSSES, default="bce")
+    parser.add_argument("--harsh", type=float, default=0.0, help="share of images in haze, blurred, and half as noisy")
     parser.add_argument("--refit", type=int, default=0, help="networks to go on from --from and to average")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
@@ -157,44 +160,58 @@ def main() -> None:
         every = [json.loads(path.read_text()) for path in sorted(args.results.rglob("*-fold*.json"))]
         print(compared([one for one in every if one["request"]["task"] == args.task], args.folds))
         return
-    torch.set_num_threads(args.threads)
     name = PRESET_OF_TASK[args.task] if args.network == "cracknet" else args.network
     if not args.table:
-        samples = read(args.data)
-        for fold in args.folds:
-            done = args.results / f"{name}-fold{fold}.json"
-            out = args.runs / f"{name}-fold{fold}"
-            start = args.start and args.start / out.name
-            request = Request(
-                args.task,
-                out,
-                architecture=args.network,
-                multiplier=args.multiplier,
-                width=args.width,
-                growth=args.growth,
-                held=str(fold),
-                epochs=args.epochs,
-                optimizer=args.optimizer,
-                loss=args.loss,
-                lr=args.lr,
-                start=start,
-                refit=args.refit,
-            )
-            if done.exists():
-                there = json.loads(done.read_text())
-                defaults = settings(Request(args.task, out))  # of what requests did not have when it was written
-                if (defaults | there["request"], there["data"]) != (settings(request), samples.digest):
-                    parser.error(f"{done} holds other settings or data; choose another --results")
-                continue
-            command = f"python -m benchmarks.folds --data DIR --task {args.task} --network {args.network} "
-            command += f"--multiplier {args.multiplier:g} " + (f"--width {args.width} " if args.width else "")
-            command += f"--growth {args.growth} " if args.growth else ""
-            command += f"--folds {fold} --epochs {args.epochs} "
-            command += f"--optimizer {args.optimizer} " + (f"--lr {args.lr:g} " if args.lr else "")
-            command += f"--refit {args.refit} --from DIR " if args.refit else ""
-            command += f"--loss {args.loss} --threads {args.threads}"
-            write_text(done, json.dumps(run_fold(samples, request, command), indent=1) + "\n")
+        torch.set_num_threads(args.threads)
+        try:
+            samples = read(args.data)
+            for fold in args.folds:
+                _run(samples, _request(args, f"{name}-fold{fold}", fold), args)
+        except HighwallError as error:
+            parser.error(str(error))
     print(table([json.loads(path.read_text()) for path in sorted(args.results.glob(f"{name}-fold*.json"))]))
+
+
+def _request(args: argparse.Namespace, name: str, fold: int) -> Request:
+    same = ("multiplier", "width", "growth", "epochs", "optimizer", "loss", "lr", "harsh", "refit")
+    return Request(
+        args.task,
+        args.runs / name,
+        architecture=args.network,
+        held=str(fold),
+        start=args.start and args.start / name,
+        **{key: getattr(args, key) for key in same},
+    )
+
+
+def _run(samples: Samples, request: Request, args: argparse.Namespace) -> None:
+    """Run one fold and keep its result, unless that is there. Raises HighwallError where it is another's."""
+    done = args.results / f"{request.out.name}.json"
+    if done.exists():
+        there = json.loads(done.read_text())
+        defaults = settings(Request(args.task, request.out))  # of what requests did not have when it was written
+        if (defaults | there["request"], there["data"]) != (settings(request), samples.digest):
+            raise HighwallError(f"{done} holds other settings or data; choose another --results")
+        return
+    options = {
+        "data": "DIR",
+        "task": request.task,
+        "network": request.architecture,
+        "multiplier": request.multiplier,
+        "width": request.width,
+        "growth": request.growth,
+        "folds": request.held,
+        "epochs": request.epochs,
+        "optimizer": request.optimizer,
+        "lr": request.lr,
+        "harsh": request.harsh,
+        "refit": request.refit,
+        "from": request.start and "DIR",
+        "loss": request.loss,
+        "threads": args.threads,
+    }
+    result = run_fold(samples, request, spelled("benchmarks.folds", options))
+    write_text(done, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

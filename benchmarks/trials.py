@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.spelled import spelled
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import write_text
 from toolkit.data import batches
@@ -91,7 +92,10 @@ def main() -> None:
             parser.error("a trial needs a NAME, --data and --task; --table prints those that are done")
         if args.aside == args.inner:
             parser.error("--aside and --inner are the same fold")
-        _run(args)
+        try:
+            _run(args)
+        except HighwallError as error:
+            parser.error(str(error))
     print(table([json.loads(path.read_text()) for path in sorted(args.results.glob("*.json"))]))
 
 
@@ -125,10 +129,9 @@ def _run(args: argparse.Namespace) -> None:
         ratios=not args.no_ratios,
     )
     found = trial(samples.take(np.flatnonzero(samples.folds != args.aside)), request)
-    options = {key.replace("_", "-"): value for key, value in settings.items() if key != "name"}
-    given = {key: value for key, value in options.items() if value is not None and value is not False}
-    words = [f"--{key}" if value is True else f"--{key} {value}" for key, value in given.items()]
-    command = " ".join([f"python -m benchmarks.trials {args.name} --data DIR", *words, f"--threads {args.threads}"])
+    options = {key: value for key, value in settings.items() if key != "name"}
+    fold = {"aside": str(args.aside), "inner": str(args.inner)}  # a fold's number may be 0
+    command = spelled(f"benchmarks.trials {args.name}", {"data": "DIR"} | options | fold | {"threads": args.threads})
     write_text(done, json.dumps({"command": command, "settings": settings} | found, indent=1) + "\n")
 
 

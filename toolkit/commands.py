@@ -34,6 +34,13 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch", type=int, help="default: 64 to classify, 8 to segment")
     parser.add_argument("--lr", type=float, help="peak learning rate; default: one per optimizer")
+    parser.add_argument(
+        "--harsh",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of images in haze, as many blurred, twice as many noisy",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="CPU threads; the same number gives the same weights")
     parser.add_argument("--from", dest="start", metavar="CHECKPOINT", help="go on from its weights (or mine, crack)")
@@ -76,6 +83,7 @@ def train(args: argparse.Namespace) -> int:
         batch=args.batch,
         lr=args.lr,
         seed=args.seed,
+        harsh=args.harsh,
         start=None if args.start is None else locate(args.start),
         qat=args.qat,
         refit=args.refit,

@@ -40,6 +40,7 @@ class Request:
     batch: int | None = None
     lr: float | None = None
     seed: int = 0
+    harsh: float = 0.0  # share of images that training puts in haze, as many blurred, and twice as many noisy
     start: Path | None = None
     qat: bool = False
     refit: int = 0  # networks that go on from `start` with all but what is held out, to be averaged (toolkit.refit)
@@ -96,6 +97,7 @@ def plan(samples: Samples, request: Request) -> Trainer:
         lr=request.lr or LEARNING_RATES[request.optimizer] * (QAT_LEARNING if request.qat else 1),
         seed=request.seed,
         loss=request.loss,
+        harsh=request.harsh,
         crop=min(TrainConfig.crop, network.slice_size),
         start="" if start is None else checkpoint.digest(start[1]),
         qat=request.qat,
@@ -149,6 +151,8 @@ def _check_numbers(request: Request) -> None:
             raise HighwallError(f"--{name} must be at least {smallest}, not {value}")
     if request.lr is not None and not 0 < request.lr < float("inf"):
         raise HighwallError(f"--lr must be above 0, not {request.lr}")
+    if not 0 <= request.harsh <= 0.5:
+        raise HighwallError(f"--harsh must be from 0 to 0.5, not {request.harsh}")
 
 
 def _network(samples: Samples, request: Request) -> NetworkConfig:

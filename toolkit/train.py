@@ -49,6 +49,7 @@ class TrainConfig:
     crop: int = 224  # segment: a training crop's side, pixels
     draws: int = 0  # samples an epoch; 0: as many as there are, or four crops an image
     averaging: float = 0.995
+    harsh: float = 0.0  # share of training images in haze, as many blurred, and twice as many noisy
     start: str = ""  # sha256 of the weights it began with; empty: fresh ones
     qat: bool = False  # quantization-aware: layers compute as at int8, so weights settle where rounding harms least
 
@@ -202,7 +203,10 @@ class Trainer:
     def _epoch(self, epoch: int) -> float:
         self.network.train()
         count = self.draws // self.batch
-        batches = training_batches(self.train, self.normalisation, self.batch, self.draws, self.config.crop)
+        config = self.config
+        batches = training_batches(
+            self.train, self.normalisation, self.batch, self.draws, config.crop, harsh=config.harsh
+        )
         total = 0.0
         title = f"epoch {epoch + 1}/{self.config.epochs}"
         with tqdm(batches, total=count, desc=title, leave=False, disable=None) as bar:

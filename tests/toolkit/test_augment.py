@@ -84,6 +84,40 @@ def test_weather_stays_between_black_and_saturation(size: tuple[int, int, int]) 
         assert 0 <= images.min() <= images.max() <= 1.25
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_haze_lightens_what_is_dark_and_no_pixel_passes_the_brightest(size: tuple[int, int, int]) -> None:
+    images = torch.rand(size[0], 3, *size[1:])
+    hazy = augment.haze(images, chance=1.0)
+    assert hazy.std() < images.std()
+    assert (hazy[images < 0.1] >= images[images < 0.1]).all()
+    assert hazy.max() <= images.max()
+    assert torch.equal(augment.haze(images, chance=0.0), images)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_blur_keeps_what_is_even_and_smooths_the_rest(size: tuple[int, int, int]) -> None:
+    images = torch.rand(size[0], 3, *size[1:])
+    kept = images.clone()
+    soft = augment.blur(images, chance=1.0, side=200)
+    assert torch.equal(images, kept)
+    assert soft.shape == images.shape
+    assert (soft.std((2, 3)) < images.std((2, 3))).all()
+    even = torch.full_like(images, 0.4)
+    torch.testing.assert_close(augment.blur(even, chance=1.0, side=200), even)
+    assert torch.equal(augment.blur(images, chance=0.0, side=200), images)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_noise_is_of_mean_nought_and_stays_between_black_and_saturation(size: tuple[int, int, int]) -> None:
+    images = torch.full((size[0], 3, *size[1:]), 0.5)
+    noisy = augment.noise(images, chance=1.0, most=0.05)
+    assert not torch.equal(noisy, images)
+    assert abs(float(noisy.mean()) - 0.5) < 0.02
+    loud = augment.noise(torch.rand_like(images) * 1.25, chance=1.0, most=5.0, ceiling=1.25)
+    assert 0 <= loud.min() <= loud.max() <= 1.25
+    assert torch.equal(augment.noise(images, chance=0.0), images)
+
+
 def test_dropped_patches_are_black_in_every_band_and_the_rest_is_untouched() -> None:
     images = torch.rand(40, 3, 19, 23) + 0.1
     dropped = augment.dropout_patches(images, chance=1.0)
@@ -100,6 +134,9 @@ def test_dropped_patches_are_black_in_every_band_and_the_rest_is_untouched() -> 
         lambda images, masks: augment.shadow(images),
         lambda images, masks: augment.weather(images),
         lambda images, masks: augment.zoom(images, masks)[0],
+        lambda images, masks: augment.haze(images, 0.5),
+        lambda images, masks: augment.blur(images, 0.5, 60),
+        lambda images, masks: augment.noise(images, 0.5),
     ],
 )
 def test_the_same_seed_gives_the_same_variation(vary: Callable[[Tensor, Tensor], Tensor]) -> None:

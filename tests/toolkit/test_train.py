@@ -136,6 +136,16 @@ def test_segment_trains_on_crops_and_writes_a_checkpoint(tmp_path: Path) -> None
     assert 0 <= model.threshold <= 1
 
 
+def test_a_run_says_in_how_harsh_images_it_learned(chips_folder: Path, tmp_path: Path) -> None:
+    samples = read(chips_folder)
+    losses = []
+    for harsh in (0.0, 0.5):
+        trainer = plan(samples, small_request(tmp_path / str(harsh), epochs=1, harsh=harsh))
+        assert trainer.run(lambda _: None).provenance["train"]["harsh"] == harsh
+        losses.append(trainer.history[0]["loss"])
+    assert losses[0] != losses[1]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -143,6 +153,8 @@ def test_segment_trains_on_crops_and_writes_a_checkpoint(tmp_path: Path) -> None
         ({"slice_size": 99}, "larger than the images"),
         ({"slice_size": 2}, "3x3"),
         ({"epochs": 0}, "--epochs"),
+        ({"harsh": 0.6}, "--harsh must be from 0 to 0.5"),
+        ({"harsh": float("nan")}, "--harsh must be"),
         ({"held": "9"}, "9"),
     ],
 )

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from toolkit.data.blur import convolve, disc, line
+
 
 def turn(images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Each batch in one of the eight symmetries of the square, halves of it mirrored."""
@@ -58,6 +60,36 @@ def weather(images: Tensor, strength: float = 1.0, ceiling: float = 1.0) -> Tens
     if float(torch.rand(())) < 0.5:
         images = images + torch.randn(images.shape).to(images.device) * 0.02 * strength * torch.rand(())
     return images.clamp(0, ceiling)
+
+
+def haze(images: Tensor, chance: float, thickest: float = 1.5) -> Tensor:
+    """Some of the images through bright air, of an optical thickness up to `thickest` that differs along the rows."""
+    n, _, height, _ = images.shape
+    thickness = torch.rand(n, 1, 1, 1) * thickest * _hits(n, chance)
+    slope = torch.rand(n, 1, 1, 1) * 1.2 - 0.6
+    through = torch.exp(-thickness * (1 + slope * torch.linspace(1, -1, height).view(1, 1, -1, 1))).to(images.device)
+    brightest = torch.quantile(images.mean(1).flatten(1), 0.99, dim=1).view(-1, 1, 1, 1)
+    return images * through + 0.95 * brightest * (1 - through)
+
+
+def blur(images: Tensor, chance: float, side: int) -> Tensor:
+    """Some of the images out of focus or in motion, by shares of `side`, the pixels of a whole photograph's side."""
+    images = images.clone()
+    for index in torch.nonzero(_hits(images.shape[0], chance).flatten()).flatten():
+        amount = float(torch.rand(())) * side
+        if float(torch.rand(())) < 0.5:
+            kernel = disc(0.5 + 0.011 * amount)
+        else:
+            kernel = line(1 + 0.03 * amount, float(torch.rand(())) * math.pi)
+        images[index] = convolve(images[index : index + 1], kernel)[0]
+    return images
+
+
+def noise(images: Tensor, chance: float, most: float = 0.12, ceiling: float = 1.0) -> Tensor:
+    """Some of the images with noise that grows with the root of the light, its deviation about `most` at 1."""
+    deviation = torch.rand(images.shape[0], 1, 1, 1) * most * _hits(images.shape[0], chance)
+    drawn = torch.randn(images.shape) * deviation
+    return (images + drawn.to(images.device) * (images.clamp(min=0) + 0.1).sqrt()).clamp(0, ceiling)
 
 
 def seam(images: Tensor, masks: Tensor, chance: float = 0.5) -> tuple[Tensor, Tensor]:

@@ -128,11 +128,12 @@ def crop(samples: Samples, index: int, size: int) -> tuple[NDArray[np.generic], 
 
 
 def training_batches(
-    samples: Samples, normalisation: Normalisation, batch: int, count: int, crop_size: int
+    samples: Samples, normalisation: Normalisation, batch: int, count: int, crop_size: int, harsh: float = 0.0
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """One epoch of augmented (images, targets, sensors): targets (N, 1) to classify, (N, 1, H, W) to segment.
 
-    sensors: (N, m) as the network sees them, None where the samples have none.
+    sensors: (N, m) as the network sees them, None where the samples have none. harsh: the share of images in haze, as
+    many out of focus or in motion, and twice as many noisy.
     """
     dtype = str(samples.images.dtype)
     full, ceiling = FULL_SCALE[dtype], CEILING[dtype] / FULL_SCALE[dtype]
@@ -152,7 +153,11 @@ def training_batches(
         if masks is not None:
             images, masks = augment.seam(images, masks, SEAMS)
             images = augment.shadow(images)
+        if harsh:
+            images = augment.blur(augment.haze(images, harsh), harsh, max(samples.size))
         images = augment.weather(images, WEATHER[samples.task], ceiling)
+        if harsh:
+            images = augment.noise(images, 2 * harsh, ceiling=ceiling)
         if masks is None:  # a patch without data over a crack would teach that black is crack
             images = augment.dropout_patches(images)
         labels = torch.from_numpy(samples.labels[chosen]).float().unsqueeze(1) if masks is None else masks

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
 from targets.runtime.errors import HighwallError
 from toolkit.data.batches import CEILING, FULL_SCALE
+from toolkit.data.blur import Kernel, convolve, disc, line, mirrored
 from toolkit.data.noise import Field, fractal
 from toolkit.data.samples import Samples
 
@@ -79,8 +79,8 @@ def possible(kind: str, dtype: str) -> bool:
 def shift_mask(mask: NDArray[np.uint8], strength: int, seed: int = 0) -> NDArray[np.uint8]:
     """The mask (H, W) of an image that `corrupt(image, "shift", strength, seed)` moved, to the nearest pixel."""
     down, right = _offset(Draw(_level("shift", strength), _dice("shift", seed), "uint8"))
-    rows = _mirrored(np.rint(np.arange(mask.shape[0]) - down).astype(np.int64), mask.shape[0])
-    columns = _mirrored(np.rint(np.arange(mask.shape[1]) - right).astype(np.int64), mask.shape[1])
+    rows = mirrored(np.rint(np.arange(mask.shape[0]) - down).astype(np.int64), mask.shape[0])
+    columns = mirrored(np.rint(np.arange(mask.shape[1]) - right).astype(np.int64), mask.shape[1])
     return np.ascontiguousarray(mask[rows][:, columns])
 
 
@@ -135,36 +135,17 @@ def _brightest(x: Pixels) -> np.float32:
 def _motion(x: Pixels, draw: Draw) -> Pixels:
     """The mean along a straight line of 1 + amount * side pixels, in a direction of its own."""
     length = 1 + draw.amount * max(x.shape[:2])
-    angle = float(draw.rng.uniform(0, math.pi))
-    steps = np.linspace(-length / 2, length / 2, 2 * math.ceil(length) + 1)
-    half = math.ceil(length / 2) + 1
-    kernel = np.zeros((2 * half + 1, 2 * half + 1))
-    for step in steps:
-        row, column = half + step * math.sin(angle), half + step * math.cos(angle)
-        top, left = math.floor(row), math.floor(column)
-        down, right = row - top, column - left
-        kernel[top : top + 2, left : left + 2] += np.outer((1 - down, down), (1 - right, right))
-    return _convolve(x, kernel)
+    return _seen_through(x, line(length, float(draw.rng.uniform(0, math.pi))))
 
 
 def _defocus(x: Pixels, draw: Draw) -> Pixels:
     """The mean over a disc of radius 0.5 + amount * side pixels."""
-    radius = 0.5 + draw.amount * max(x.shape[:2])
-    half = math.ceil(radius)
-    rows, columns = np.mgrid[-half : half + 1, -half : half + 1]
-    return _convolve(x, np.clip(radius + 0.5 - np.hypot(rows, columns), 0, 1))
+    return _seen_through(x, disc(0.5 + draw.amount * max(x.shape[:2])))
 
 
-def _convolve(x: Pixels, kernel: NDArray[np.float64]) -> Pixels:
-    """Every band with the same kernel (odd sides), edges mirrored."""
-    kernel = kernel / kernel.sum()
-    half_rows, half_columns = (side // 2 for side in kernel.shape)
-    rows = _mirrored(np.arange(-half_rows, x.shape[0] + half_rows), x.shape[0])
-    columns = _mirrored(np.arange(-half_columns, x.shape[1] + half_columns), x.shape[1])
-    padded = x[rows][:, columns]
-    bands = torch.from_numpy(np.ascontiguousarray(padded.transpose(2, 0, 1))).unsqueeze(1)
-    weights = torch.from_numpy(kernel.astype(np.float32)).view(1, 1, *kernel.shape)
-    blurred: Pixels = F.conv2d(bands, weights).squeeze(1).numpy().transpose(1, 2, 0)
+def _seen_through(x: Pixels, kernel: Kernel) -> Pixels:
+    bands = torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))
+    blurred: Pixels = convolve(bands.unsqueeze(0), kernel).squeeze(0).numpy().transpose(1, 2, 0)
     return blurred
 
 
@@ -205,7 +186,7 @@ def _shift(x: Pixels, draw: Draw) -> Pixels:
         first = np.floor(at).astype(np.int64)
         part = (at - first).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
         size = x.shape[axis]
-        x = x.take(_mirrored(first, size), axis) * (1 - part) + x.take(_mirrored(first + 1, size), axis) * part
+        x = x.take(mirrored(first, size), axis) * (1 - part) + x.take(mirrored(first + 1, size), axis) * part
     return x
 
 
@@ -213,12 +194,6 @@ def _offset(draw: Draw) -> tuple[float, float]:
     """Rows and columns by which the image moves."""
     angle = float(draw.rng.uniform(0, 2 * math.pi))
     return draw.amount * math.sin(angle), draw.amount * math.cos(angle)
-
-
-def _mirrored(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Indices beyond an edge, reflected back, the edge itself repeated; any distance, any size from 1."""
-    folded = index % (2 * size)
-    return np.where(folded < size, folded, 2 * size - 1 - folded)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,17 @@
+"""The command that made a result, spelled from the options it was given, so that anyone can repeat it."""
+
+from typing import Any
+
+
+def spelled(module: str, options: dict[str, Any]) -> str:
+    """`python -m MODULE --key value ...`: what is None, False or 0 is left out, what is True has no value."""
+    words = [f"python -m {module}"]
+    for key, value in options.items():
+        if value:
+            option = f"--{key.replace('_', '-')}"
+            words.append(option if value is True else f"{option} {_written(value)}")
+    return " ".join(words)
+
+
+def _written(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
