@@ -102,6 +102,7 @@ def compared(results: list[dict[str, Any]], folds: list[int]) -> str:
     for result in results:
         request = result["request"]
         refitted = f"{request['refit']} times" if request.get("refit") else "no"
+        refitted += ", harsh" if request.get("harsh") else ""
         key = (request["architecture"], f"{request['multiplier']:g}", request["optimizer"], refitted)
         found.setdefault(key, {})[result["fold"]] = result
     heads = ("network", "of its channels", "optimizer", "refitted", "MMAC", "parameters", "mean AUC", "worst AUC")
