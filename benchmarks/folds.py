@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=tuple(LEARNING_RATES), default="adam")
     parser.add_argument("--lr", type=float)
     parser.add_argument("--loss", choices=LOSSES, default="bce")
-    parser.add_argument("--harsh", type=float, default=0.0, help="share of images in haze, blurred, and half as noisy")
+    parser.add_argument("--harsh", type=float, default=0.0, help="as of `highwall train`")
     parser.add_argument("--refit", type=int, default=0, help="networks to go on from --from and to average")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs"))

@@ -85,7 +85,7 @@ def run(out: Path, say: Callable[[str], None], step: Callable[[str], None]) -> i
             strips.append(np.concatenate(strip, 1))
         say(f"predicted    {2 * SHOWN} {shown.title} chips, {right} as labelled")
     with atomic_write(out / "predictions.png") as partial:
-        Image.fromarray(np.concatenate(strips)).save(partial)
+        Image.fromarray(np.concatenate(strips)).save(partial, format="PNG")
     say(f"wrote        {path}, receipt.json and predictions.png in {time.perf_counter() - started:.0f} s")
     here = sys.argv[0] if sys.argv[0].endswith("highwall") and not shutil.which("highwall") else "highwall"
     say(f"next         {here} predict {path} YOUR.png --overlay {out}    (or: {here} train --help)")

@@ -184,8 +184,8 @@ class Bench:
         for mask, probability in zip(cut.test.labels, maps, strict=True):
             tally.add_pixels(mask, probability)
         pictures: dict[str, Any] = {cut.test.names[i]: np.rint(kept[i] * 255).astype(np.uint8) for i in shown(cut.test)}
-        with atomic_write(self.store.path(cell).with_suffix(".npz")) as partial:
-            np.savez_compressed(partial, **pictures)
+        with atomic_write(self.store.path(cell).with_suffix(".npz")) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **pictures)
         size = cut.test.size
         return {
             "threshold": best_threshold(every_threshold(_boxed(cut.validation), watched, size)),

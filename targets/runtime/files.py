@@ -12,13 +12,13 @@ from targets.runtime.errors import HighwallError
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it is flushed to disk and renamed over `path`.
 
-    On any exception, Ctrl-C included, nothing is left behind and `path` is as it was. The yielded name
-    keeps the suffix of `path`, because image writers choose a format by it.
+    On any exception, Ctrl-C included, nothing is left behind and `path` is as it was. A killed process or a power
+    cut leaves the half behind, so its name has another suffix: no search for `*.json` may take it for a result.
 
     Raises HighwallError when the folder is missing or not writable, or the disk is full.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial

@@ -50,6 +50,27 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, blo
     assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from targets.runtime.files import atomic_write
+with atomic_write(Path(sys.argv[1])) as partial:
+    partial.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("name", ["a.json", "model.highwall", "no-suffix"])
+def test_what_a_killed_write_leaves_is_not_taken_for_a_file_of_its_kind(tmp_path, root, name):
+    path = tmp_path / name
+    write_text(path, "old")
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=root, check=False)
+    assert path.read_text() == "old"
+    (left,) = (found for found in tmp_path.iterdir() if found != path)
+    assert left.name.startswith(".")
+    assert left.suffix == ".partial"
+
+
 def test_a_folder_that_cannot_be_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(HighwallError, match="cannot write"):

@@ -66,8 +66,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 def _write_chips(samples: Samples, folder: Path, columns: Mapping[str, Sequence[object]]) -> None:
     chips = range(len(samples))
-    with atomic_write(folder / "chips.npz") as partial:
-        np.savez_compressed(partial, x=samples.images, y=samples.labels, **_sensors(samples))
+    with atomic_write(folder / "chips.npz") as partial, partial.open("wb") as file:
+        np.savez_compressed(file, x=samples.images, y=samples.labels, **_sensors(samples))
     index: dict[str, Sequence[object]] = {"chip": chips, "label": samples.labels.tolist()}
     if samples.groups is not None:
         index["source"] = samples.groups.tolist()
@@ -94,11 +94,12 @@ def _write_pairs(samples: Samples, folder: Path, columns: Mapping[str, Sequence[
         pixels = samples.images[i]
         with atomic_write(folder / "images" / f"{name}.{'png' if as_png else 'npy'}") as partial:
             if as_png:
-                Image.fromarray(pixels[:, :, 0] if samples.bands == 1 else pixels).save(partial)
+                Image.fromarray(pixels[:, :, 0] if samples.bands == 1 else pixels).save(partial, format="PNG")
             else:
-                np.save(partial, pixels)
+                with partial.open("wb") as file:
+                    np.save(file, pixels)
         with atomic_write(folder / "masks" / f"{name}.png") as partial:
-            Image.fromarray(samples.labels[i] * np.uint8(255)).save(partial)
+            Image.fromarray(samples.labels[i] * np.uint8(255)).save(partial, format="PNG")
     groups: dict[str, Sequence[object]] = {"image": samples.names}
     if samples.groups is not None:
         groups["group"] = samples.groups.tolist()
