@@ -4,14 +4,10 @@ from typing import Any
 
 
 def spelled(module: str, options: dict[str, Any]) -> str:
-    """`python -m MODULE --key value ...`: what is None, False or 0 is left out, what is True has no value."""
+    """`python -m MODULE --key value ...`: what is None or False is left out, what is True has no value."""
     words = [f"python -m {module}"]
     for key, value in options.items():
-        if value:
+        if value is not None and value is not False:
             option = f"--{key.replace('_', '-')}"
-            words.append(option if value is True else f"{option} {_written(value)}")
+            words.append(option if value is True else f"{option} {value}")
     return " ".join(words)
-
-
-def _written(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -130,8 +130,7 @@ def _run(args: argparse.Namespace) -> None:
     )
     found = trial(samples.take(np.flatnonzero(samples.folds != args.aside)), request)
     options = {key: value for key, value in settings.items() if key != "name"}
-    fold = {"aside": str(args.aside), "inner": str(args.inner)}  # a fold's number may be 0
-    command = spelled(f"benchmarks.trials {args.name}", {"data": "DIR"} | options | fold | {"threads": args.threads})
+    command = spelled(f"benchmarks.trials {args.name}", {"data": "DIR"} | options | {"threads": args.threads})
     write_text(done, json.dumps({"command": command, "settings": settings} | found, indent=1) + "\n")
 
 

@@ -40,7 +40,7 @@ class Request:
     batch: int | None = None
     lr: float | None = None
     seed: int = 0
-    harsh: float = 0.0  # share of images that training puts in haze, as many blurred, and twice as many noisy
+    harsh: float = 0.0  # share of training images in haze and worse, see `training_batches`
     start: Path | None = None
     qat: bool = False
     refit: int = 0  # networks that go on from `start` with all but what is held out, to be averaged (toolkit.refit)

@@ -49,7 +49,7 @@ class TrainConfig:
     crop: int = 224  # segment: a training crop's side, pixels
     draws: int = 0  # samples an epoch; 0: as many as there are, or four crops an image
     averaging: float = 0.995
-    harsh: float = 0.0  # share of training images in haze, as many blurred, and twice as many noisy
+    harsh: float = 0.0  # see `training_batches`
     start: str = ""  # sha256 of the weights it began with; empty: fresh ones
     qat: bool = False  # quantization-aware: layers compute as at int8, so weights settle where rounding harms least
 

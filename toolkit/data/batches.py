@@ -133,7 +133,8 @@ def training_batches(
     """One epoch of augmented (images, targets, sensors): targets (N, 1) to classify, (N, 1, H, W) to segment.
 
     sensors: (N, m) as the network sees them, None where the samples have none. harsh: the share of images in haze, as
-    many out of focus or in motion, and twice as many noisy.
+    many out of focus or in motion, and twice as many noisy. `toolkit.data.corrupt` draws each otherwise, so its table
+    shows more than what was practised.
     """
     dtype = str(samples.images.dtype)
     full, ceiling = FULL_SCALE[dtype], CEILING[dtype] / FULL_SCALE[dtype]
