@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float)
     parser.add_argument("--no-ratios", action="store_true", help="without log ratios of bands")
     parser.add_argument("--seams", type=float, default=batches.SEAMS, help="share of photographs with a straight edge")
+    parser.add_argument("--harsh", type=float, default=0.0, help="as of `highwall train`")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -102,11 +103,12 @@ def main() -> None:
 def _run(args: argparse.Namespace) -> None:
     name = f"{args.name}-{args.task}-{args.aside}-{args.inner}"
     done = args.results / f"{name}.json"
-    keys = "name task aside inner network multiplier width growth epochs optimizer loss lr no_ratios seams".split()
+    keys = "name task aside inner network multiplier width growth epochs".split()
+    keys += "optimizer loss lr no_ratios seams harsh".split()
     settings = {key: getattr(args, key) for key in keys}
     if done.exists():
-        # Trials that were done before these could be chosen had the preset's.
-        if {"width": None, "growth": None} | json.loads(done.read_text())["settings"] != settings:
+        # Trials that were done before these could be chosen had the preset's, and no harsh images.
+        if {"width": None, "growth": None, "harsh": 0.0} | json.loads(done.read_text())["settings"] != settings:
             raise HighwallError(f"{done} holds other settings; choose another NAME or --results")
         return
     torch.set_num_threads(args.threads)
@@ -127,6 +129,7 @@ def _run(args: argparse.Namespace) -> None:
         loss=args.loss,
         lr=args.lr,
         ratios=not args.no_ratios,
+        harsh=args.harsh,
     )
     found = trial(samples.take(np.flatnonzero(samples.folds != args.aside)), request)
     options = {key: value for key, value in settings.items() if key != "name"}

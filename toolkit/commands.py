@@ -142,6 +142,9 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     held_arguments(parser, "score this fold (or source, or group) only")
     parser.add_argument("--threshold", type=float, help="default: the one the model ships with")
     parser.add_argument(
+        "--within", type=float, metavar="PIXELS", help="also score crack pixels within this distance of the mask"
+    )
+    parser.add_argument(
         "--reliability", type=Path, metavar="PICTURE.png", help="draw how often what it calls likely is so"
     )
     parser.add_argument("--json", action="store_true")
@@ -151,18 +154,27 @@ def evaluate(args: argparse.Namespace) -> int:
     """Print the metrics of a model on labelled data."""
     from toolkit.data.folder import read
     from toolkit.data.split import hold_out
-    from toolkit.evaluate import answered, check_threshold
+    from toolkit.evaluate import answers_of, check_threshold
+    from toolkit.metrics import tallied
     from toolkit.models import locate
+    from toolkit.nearness import Nearness
     from toolkit.reliability import draw, of_tally
 
     check_threshold(args.threshold)
     samples = read(args.data)
     if args.fold is not None:
         samples = samples.take(hold_out(samples, args.by, args.fold, 0)[1])
-    tally, shipped = answered(locate(args.model), samples)
+    if args.within is not None and samples.task != "segment":
+        raise HighwallError("--within is for masks, and these samples have none; leave it out")
+    answers, threshold = answers_of(locate(args.model), samples)
+    if args.threshold is not None:
+        threshold = args.threshold
+    near = Nearness(threshold, () if args.within is None else (args.within,))
+    tally = tallied(samples.task, near.counting(answers) if near.distances else answers)
     found = of_tally(tally)
-    scores = tally.scores(shipped if args.threshold is None else args.threshold).as_dict()
-    scores |= {"ece": found.ece, "brier": found.brier}
+    scores = tally.scores(threshold).as_dict() | {"ece": found.ece, "brier": found.brier}
+    for margin in near.scores():
+        scores |= {"within": margin["within"]} | {f"{key}_within": margin[key] for key in ("precision", "recall", "f1")}
     if args.reliability is not None:
         draw(found, f"{Path(args.model).name} on {args.data.name}", args.reliability)
     if args.json:

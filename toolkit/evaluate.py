@@ -1,5 +1,6 @@
 """Scoring what a user has, a checkpoint or an artifact, on labelled images."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ from toolkit.calibration import check_fits, check_kind
 from toolkit.checkpoint import Model
 from toolkit.data.batches import centre_crop
 from toolkit.data.samples import Samples
-from toolkit.metrics import Scores, Tally
+from toolkit.metrics import Answer, Answers, Scores, Tally, tallied
 from toolkit.network import NetworkConfig
-from toolkit.train import predict
+from toolkit.train import probabilities
 
 
 def is_artifact(path: Path) -> bool:
@@ -43,13 +44,22 @@ def check_threshold(threshold: float | None) -> None:
 
 def answered(path: Path, samples: Samples) -> tuple[Tally, float]:
     """The probabilities of the model at `path` over `samples`, tallied, and the threshold it ships with."""
+    answers, threshold = answers_of(path, samples)
+    return tallied(samples.task, answers), threshold
+
+
+def answers_of(path: Path, samples: Samples) -> tuple[Answers, float]:
+    """Labels and probabilities of the model at `path` over `samples`, computed as they are read, and its threshold.
+
+    Raises HighwallError as `evaluate` does, before the first of them is read.
+    """
     if len(np.unique(samples.labels)) < 2:
         raise HighwallError("these samples hold one class only, which has no AUC; score data with both")
     if is_artifact(path):
         return _of_artifact(artifact.read(path), samples)
     model, network = checkpoint.load(path)
     samples = fitted(model, samples)
-    return predict(network, model.normalisation, samples, tempering=model.tempering), model.threshold
+    return probabilities(network, model.normalisation, samples, tempering=model.tempering), model.threshold
 
 
 def fitted(model: Model, samples: Samples) -> Samples:
@@ -65,7 +75,7 @@ def fitted(model: Model, samples: Samples) -> Samples:
     return samples
 
 
-def _of_artifact(found: Artifact, samples: Samples) -> tuple[Tally, float]:
+def _of_artifact(found: Artifact, samples: Samples) -> tuple[Answers, float]:
     """Chips one by one, photographs tiled, in the artifact's own engine."""
     manifest = found.manifest
     if len(manifest.labels) > 2:
@@ -74,13 +84,12 @@ def _of_artifact(found: Artifact, samples: Samples) -> tuple[Tally, float]:
     config = NetworkConfig(manifest.task, spec.bands, 0, 0, spec.sensors, slice_size=spec.height)
     names = sensor_names(manifest)
     model = Model(manifest.name, config, (), (), spec.dtype, manifest.threshold, sensor_names=names)
-    samples = fitted(model, samples)
-    session = open_session(manifest.runtime, found.model)
-    tally = Tally()
+    return _each(found, fitted(model, samples)), manifest.threshold
+
+
+def _each(found: Artifact, samples: Samples) -> Iterator[Answer]:
+    session = open_session(found.manifest.runtime, found.model)
     for index, (image, label) in enumerate(zip(samples.images, samples.labels, strict=True)):
-        prediction = run_on(session, manifest, image, None if samples.sensors is None else samples.sensors[index])
-        if prediction.map is None:
-            tally.add(label, prediction.probability)
-        else:
-            tally.add_pixels(label, prediction.map)
-    return tally, manifest.threshold
+        sensors = None if samples.sensors is None else samples.sensors[index]
+        prediction = run_on(session, found.manifest, image, sensors)
+        yield label, np.asarray(prediction.probability if prediction.map is None else prediction.map)

@@ -1,10 +1,15 @@
 """Accuracy of probabilities against 0/1 labels: section 4.3 of the paper, plus AUC and average precision."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+Answer = tuple[NDArray[np.uint8], NDArray[np.floating[Any]]]  # labels, and as many probabilities
+Answers = Iterable[Answer]
 
 PIXEL_LEVELS = 1 << 16  # pixel scores are counted at this many levels: 49 million of them need no sorting
 
@@ -122,6 +127,17 @@ class Tally:
             threshold=float(threshold),
             n=int(n),
         )
+
+
+def tallied(task: str, answers: Answers) -> Tally:
+    """All the answers in one tally; maps of a segmenter are counted by level."""
+    tally = Tally()
+    for labels, probability in answers:
+        if task == "classify":
+            tally.add(labels, probability)
+        else:
+            tally.add_pixels(labels, probability)
+    return tally
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -24,7 +24,7 @@ from toolkit import checkpoint
 from toolkit.checkpoint import Model
 from toolkit.data.batches import Normalisation, to_tensor, training_batches
 from toolkit.data.samples import Samples
-from toolkit.metrics import Tally
+from toolkit.metrics import Answer, Tally, tallied
 from toolkit.network import CrackNet, NetworkConfig, build_network
 from toolkit.optimizers import optimizer_for
 from toolkit.quantize.simulate import quantizable, simulated
@@ -96,6 +96,18 @@ def answers(
         yield samples.labels[chosen], logits
 
 
+def probabilities(
+    network: nn.Module,
+    normalisation: Normalisation,
+    samples: Samples,
+    batch: int = 64,
+    tempering: Temperature = UNTEMPERED,
+) -> Iterator[Answer]:
+    """Labels and the network's probabilities for them, batch by batch."""
+    for labels, logits in answers(network, normalisation, samples, batch):
+        yield labels, torch.sigmoid(tempering.apply(logits)).numpy()
+
+
 def predict(
     network: nn.Module,
     normalisation: Normalisation,
@@ -104,14 +116,7 @@ def predict(
     tempering: Temperature = UNTEMPERED,
 ) -> Tally:
     """The network's probabilities over `samples`, tallied against their labels."""
-    tally = Tally()
-    for labels, logits in answers(network, normalisation, samples, batch):
-        probability = torch.sigmoid(tempering.apply(logits)).numpy()
-        if samples.task == "classify":
-            tally.add(labels, probability)
-        else:
-            tally.add_pixels(labels, probability)
-    return tally
+    return tallied(samples.task, probabilities(network, normalisation, samples, batch, tempering))
 
 
 def threshold_of(tally: Tally) -> float:
