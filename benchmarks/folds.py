@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.pretrained import elsewhere
 from benchmarks.spelled import spelled
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import write_text
@@ -101,16 +102,14 @@ def compared(results: list[dict[str, Any]], folds: list[int]) -> str:
     found: dict[tuple[str, str, str, str], dict[int, dict[str, Any]]] = {}
     for result in results:
         request = result["request"]
-        refitted = f"{request['refit']} times" if request.get("refit") else "no"
-        refitted += ", harsh" if request.get("harsh") else ""
-        key = (request["architecture"], f"{request['multiplier']:g}", request["optimizer"], refitted)
+        key = (request["architecture"], f"{request['multiplier']:g}", request["optimizer"], how(result))
         found.setdefault(key, {})[result["fold"]] = result
-    heads = ("network", "of its channels", "optimizer", "refitted", "MMAC", "parameters", "mean AUC", "worst AUC")
+    heads = ("network", "of its channels", "optimizer", "how", "MMAC", "parameters", "mean AUC", "worst AUC")
     lines = ["| " + " | ".join([*heads, "mean AP", "mean F1", "worst F1"]) + " |", "| --- " * (len(heads) + 3) + "|"]
     rows, lacking = [], []
     for key, by_fold in found.items():
         if not set(folds) <= set(by_fold):
-            lacking.append(f"{' '.join(key[:3])}, refitted {key[3]}: folds {', '.join(map(str, sorted(by_fold)))}")
+            lacking.append(f"{' '.join(key[:3])}, {key[3]}: folds {', '.join(map(str, sorted(by_fold)))}")
             continue
         costs = cost_of(by_fold[folds[0]]["request"])
         auc, precision, f1 = ([by_fold[fold]["fp32"][name] for fold in folds] for name in COLUMNS[:3])
@@ -119,6 +118,17 @@ def compared(results: list[dict[str, Any]], folds: list[int]) -> str:
         rows.append((-figures[0], "| " + " | ".join(cells) + " |"))
     lines += [row for _, row in sorted(rows)]
     return "\n".join([*lines, *(["", "Not on all of these folds:", *sorted(lacking)] if lacking else [])])
+
+
+def how(result: dict[str, Any]) -> str:
+    """What a fold's training had beside its samples, in a few words."""
+    request = result["request"]
+    words = [
+        "pretrained" if result.get("pretrained") else "",
+        "harsh" if request.get("harsh") else "",
+        f"refitted {request['refit']} times" if request.get("refit") else "",
+    ]
+    return ", ".join(filter(None, words)) or "plain"
 
 
 def cost_of(request: dict[str, Any]) -> Cost:
@@ -143,7 +153,9 @@ def main() -> None:
     parser.add_argument("--growth", type=int, help="default: the preset's")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--from", dest="start", type=Path, help="folder whose PRESET-foldK to go on from")
+    parser.add_argument(
+        "--from", dest="start", type=Path, help="folder whose PRESET-foldK to go on from, or a run on other data"
+    )
     parser.add_argument("--optimizer", choices=tuple(LEARNING_RATES), default="adam")
     parser.add_argument("--lr", type=float)
     parser.add_argument("--loss", choices=LOSSES, default="bce")
@@ -180,18 +192,37 @@ def _request(args: argparse.Namespace, name: str, fold: int) -> Request:
         args.runs / name,
         architecture=args.network,
         held=str(fold),
-        start=args.start and args.start / name,
+        start=args.start if args.start is None or _is_run(args.start) else args.start / name,
         **{key: getattr(args, key) for key in same},
     )
+
+
+def _is_run(path: Path) -> bool:
+    return path.is_file() or (path / "checkpoint.safetensors").exists()
+
+
+def pretrained(request: Request, samples: Samples) -> str | None:
+    """The weights learned on other data that a fold's training began with; None where it began with fresh ones.
+
+    A refit goes on from a run that may have begun so. Raises HighwallError where the weights know this data.
+    """
+    if request.start is None:
+        return None
+    if request.start.name == request.out.name:
+        begun: str = checkpoint.read(request.start)[0].provenance["train"].get("start", "")
+        return begun[:12] or None
+    return elsewhere(request.start, samples)
 
 
 def _run(samples: Samples, request: Request, args: argparse.Namespace) -> None:
     """Run one fold and keep its result, unless that is there. Raises HighwallError where it is another's."""
     done = args.results / f"{request.out.name}.json"
+    begins = pretrained(request, samples)
     if done.exists():
         there = json.loads(done.read_text())
         defaults = settings(Request(args.task, request.out))  # of what requests did not have when it was written
-        if (defaults | there["request"], there["data"]) != (settings(request), samples.digest):
+        same = (defaults | there["request"], there["data"], there.get("pretrained"))
+        if same != (settings(request), samples.digest, begins):
             raise HighwallError(f"{done} holds other settings or data; choose another --results")
         return
     options = {
@@ -207,11 +238,13 @@ def _run(samples: Samples, request: Request, args: argparse.Namespace) -> None:
         "lr": request.lr,
         "harsh": request.harsh or None,
         "refit": request.refit or None,
-        "from": request.start and "DIR",
+        "from": request.start and ("DIR" if request.start.name == request.out.name else "RUN"),
         "loss": request.loss,
         "threads": args.threads,
     }
     result = run_fold(samples, request, spelled("benchmarks.folds", options))
+    if begins is not None:
+        result["pretrained"] = begins
     write_text(done, json.dumps(result, indent=1) + "\n")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.pretrained import elsewhere
 from benchmarks.spelled import spelled
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import write_text
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--no-ratios", action="store_true", help="without log ratios of bands")
     parser.add_argument("--seams", type=float, default=batches.SEAMS, help="share of photographs with a straight edge")
     parser.add_argument("--harsh", type=float, default=0.0, help="as of `highwall train`")
+    parser.add_argument("--from", dest="start", type=Path, help="a run on other data to go on from")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -106,14 +108,17 @@ def _run(args: argparse.Namespace) -> None:
     keys = "name task aside inner network multiplier width growth epochs".split()
     keys += "optimizer loss lr no_ratios seams harsh".split()
     settings = {key: getattr(args, key) for key in keys}
+    samples = read(args.data)
+    settings["pretrained"] = None if args.start is None else elsewhere(args.start, samples)
     if done.exists():
-        # Trials that were done before these could be chosen had the preset's, and no harsh images.
-        if {"width": None, "growth": None, "harsh": 0.0} | json.loads(done.read_text())["settings"] != settings:
+        # Trials that were done before these could be chosen had the preset's, no harsh images and fresh weights.
+        if {"width": None, "growth": None, "harsh": 0.0, "pretrained": None} | json.loads(done.read_text())[
+            "settings"
+        ] != settings:
             raise HighwallError(f"{done} holds other settings; choose another NAME or --results")
         return
     torch.set_num_threads(args.threads)
     batches.SEAMS = args.seams
-    samples = read(args.data)
     if samples.folds is None:
         raise HighwallError(f"{args.data} has no folds.csv; a trial needs folds")
     request = Request(
@@ -130,10 +135,12 @@ def _run(args: argparse.Namespace) -> None:
         lr=args.lr,
         ratios=not args.no_ratios,
         harsh=args.harsh,
+        start=args.start,
     )
     found = trial(samples.take(np.flatnonzero(samples.folds != args.aside)), request)
-    options = {key: value for key, value in settings.items() if key != "name"}
-    command = spelled(f"benchmarks.trials {args.name}", {"data": "DIR"} | options | {"threads": args.threads})
+    options = {key: value for key, value in settings.items() if key not in ("name", "pretrained")}
+    options |= {"from": args.start and "RUN", "threads": args.threads}
+    command = spelled(f"benchmarks.trials {args.name}", {"data": "DIR"} | options)
     write_text(done, json.dumps({"command": command, "settings": settings} | found, indent=1) + "\n")
 
 

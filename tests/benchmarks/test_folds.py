@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from benchmarks import folds
+from toolkit.data.folder import read
 from toolkit.data.synthetic import mine_chips
 from toolkit.data.write import write
-from toolkit.runs import Request
+from toolkit.runs import Request, plan
 
 
 def result(network: str, fold: int, auc: float, optimizer: str = "adam") -> dict[str, Any]:
@@ -42,7 +43,7 @@ def test_a_network_that_lacks_a_fold_is_named_and_narrows_no_other() -> None:
     results = [result("rnn", 0, 0.6), result("cracknet", 0, 0.7), result("cracknet", 1, 0.9)]
     table = folds.compared(results, [0, 1])
     assert [(row[0], row[6]) for row in rows(table)] == [("cracknet", "0.800")]
-    assert table.endswith("Not on all of these folds:\nrnn 1 adam, refitted no: folds 0")
+    assert table.endswith("Not on all of these folds:\nrnn 1 adam, plain: folds 0")
     assert rows(folds.compared([], [0])) == []
 
 
@@ -76,4 +77,37 @@ def test_a_fold_that_is_done_is_not_run_again_and_never_under_other_settings(
     monkeypatch.setattr(sys, "argv", [*fixed, *where, "--epochs", "2"])
     with pytest.raises(SystemExit):
         folds.main()
+    assert "holds other settings or data" in capsys.readouterr().err
+
+
+def test_folds_go_on_from_what_was_learned_elsewhere_say_so_and_never_from_what_knows_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, name in ((4, "data"), (5, "elsewhere")):
+        write(mine_chips(60, size=16, seed=seed), tmp_path / name)
+        request = Request("classify", tmp_path / f"on-{name}", architecture="rnn", multiplier=0.125, epochs=1)
+        plan(read(tmp_path / name), request).run(lambda _: None)
+
+    def run(start: str, *options: str) -> None:
+        network = ["--network", "rnn", "--multiplier", "0.125", "--epochs", "1"]
+        where = ["--data", str(tmp_path / "data"), "--from", str(tmp_path / start)]
+        fixed = ["folds", "--task", "classify", *network, "--folds", "2", "--threads", "1"]
+        monkeypatch.setattr(sys, "argv", [*fixed, *where, *options])
+        folds.main()
+
+    first = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "first")]
+    run("on-elsewhere", *first)
+    found = json.loads((tmp_path / "first" / "rnn-fold2.json").read_text())
+    assert "--from RUN" in found["command"]
+    run("runs", "--refit", "1", "--runs", str(tmp_path / "refit"), "--results", str(tmp_path / "second"))
+    refitted = json.loads((tmp_path / "second" / "rnn-fold2.json").read_text())
+    assert "--from DIR" in refitted["command"]
+    assert refitted["pretrained"] == found["pretrained"]
+    assert [row[3] for row in rows(folds.compared([found, refitted], [2]))].count("pretrained") == 1
+    with pytest.raises(SystemExit):
+        run("on-data", "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "third"))
+    assert "would flatter" in capsys.readouterr().err
+    monkeypatch.setattr(folds, "pretrained", lambda *_: "another")
+    with pytest.raises(SystemExit):
+        run("on-elsewhere", *first)
     assert "holds other settings or data" in capsys.readouterr().err

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from benchmarks import trials
+from toolkit.data.folder import read
 from toolkit.data.samples import Samples
 from toolkit.data.synthetic import mine_chips
 from toolkit.data.write import write
+from toolkit.runs import Request, plan
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +69,23 @@ def test_a_trial_taken_up_again_finds_the_same_and_does_not_say_how_long_it_took
     again = run(tmp_path, tmp_path / "data", "--optimizer", "muon", monkeypatch=monkeypatch)
     assert again == first | {"seconds": None}
     assert capsys.readouterr().out.strip().endswith("| - |")
+
+
+def test_a_trial_goes_on_from_what_was_learned_elsewhere_and_never_from_what_knows_the_data(
+    chips: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(chips, tmp_path / "data")
+    write(mine_chips(60, size=16, seed=5), tmp_path / "elsewhere")
+    fresh = run(tmp_path / "fresh", tmp_path / "data", monkeypatch=monkeypatch)
+    for name in ("elsewhere", "data"):
+        request = Request("classify", tmp_path / f"on-{name}", architecture="rnn", multiplier=0.125, epochs=1)
+        plan(read(tmp_path / name), request).run(lambda _: None)
+    begun = run(tmp_path, tmp_path / "data", "--from", str(tmp_path / "on-elsewhere"), monkeypatch=monkeypatch)
+    assert begun["loss"] != fresh["loss"]
+    assert "--from RUN" in str(begun["command"])
+    settings = begun["settings"]
+    assert isinstance(settings, dict)
+    assert settings["pretrained"]
+    with pytest.raises(SystemExit):
+        run(tmp_path, tmp_path / "data", "--from", str(tmp_path / "on-data"), monkeypatch=monkeypatch)
+    assert "would flatter" in capsys.readouterr().err
