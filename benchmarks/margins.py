@@ -23,7 +23,6 @@ from toolkit.evaluate import answers_of
 from toolkit.nearness import Nearness
 
 DISTANCES = (0.0, 1.0, 2.0, 3.0, 5.0)  # pixels
-RATES = ("f1", "precision", "recall")
 
 
 def measured(samples: Samples, path: Path, fold: str) -> dict[str, Any]:
@@ -41,10 +40,10 @@ def measured(samples: Samples, path: Path, fold: str) -> dict[str, Any]:
 
 
 def table(folds: dict[str, dict[str, Any]]) -> str:
-    """Markdown: a row a fold, then means and worsts; F1, precision and recall within each distance."""
-    heads = ["fold"] + [f"{rate} within {distance:g} px" for distance in DISTANCES for rate in RATES]
+    """Markdown: F1 within each distance, a row a fold, then mean and worst; precision and recall are in the JSON."""
+    heads = ["fold", *(f"F1 within {distance:g} px" for distance in DISTANCES)]
     lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
-    rows = {fold: [part[rate] for part in found["margins"] for rate in RATES] for fold, found in folds.items()}
+    rows = {fold: [part["f1"] for part in found["margins"]] for fold, found in folds.items()}
     columns = list(zip(*rows.values(), strict=True))
     rows |= {"mean": [mean(column) for column in columns], "worst": [min(column) for column in columns]}
     lines += ["| " + " | ".join([name, *(f"{value:.3f}" for value in row)]) + " |" for name, row in rows.items()]
@@ -74,7 +73,7 @@ def main() -> None:
     except HighwallError as error:
         parser.error(str(error))
     if args.json is not None:
-        command = f"python -m benchmarks.margins {args.runs.name} --data DIR --name {args.name}"
+        command = f"python -m benchmarks.margins RUNS --data DIR --name {args.name}"
         command += f" --folds {' '.join(args.folds)} --threads {args.threads}"
         result = {"command": command, "data": samples.digest, "folds": folds}
         write_text(args.json, json.dumps(result, indent=1) + "\n")
