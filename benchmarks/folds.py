@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.pretrained import elsewhere
+from benchmarks.pretrained import pretrained
 from benchmarks.spelled import spelled
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import write_text
@@ -201,23 +201,10 @@ def _is_run(path: Path) -> bool:
     return path.is_file() or (path / "checkpoint.safetensors").exists()
 
 
-def pretrained(request: Request, samples: Samples) -> str | None:
-    """The weights learned on other data that a fold's training began with; None where it began with fresh ones.
-
-    A refit goes on from a run that may have begun so. Raises HighwallError where the weights know this data.
-    """
-    if request.start is None:
-        return None
-    if request.start.name == request.out.name:
-        begun: str = checkpoint.read(request.start)[0].provenance["train"].get("start", "")
-        return begun[:12] or None
-    return elsewhere(request.start, samples)
-
-
 def _run(samples: Samples, request: Request, args: argparse.Namespace) -> None:
     """Run one fold and keep its result, unless that is there. Raises HighwallError where it is another's."""
     done = args.results / f"{request.out.name}.json"
-    begins = pretrained(request, samples)
+    begins = pretrained(request.start, samples, request.held)
     if done.exists():
         there = json.loads(done.read_text())
         defaults = settings(Request(args.task, request.out))  # of what requests did not have when it was written
@@ -238,7 +225,7 @@ def _run(samples: Samples, request: Request, args: argparse.Namespace) -> None:
         "lr": request.lr,
         "harsh": request.harsh or None,
         "refit": request.refit or None,
-        "from": request.start and ("DIR" if request.start.name == request.out.name else "RUN"),
+        "from": request.start and ("RUN" if request.start == args.start else "DIR"),
         "loss": request.loss,
         "threads": args.threads,
     }

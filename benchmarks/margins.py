@@ -20,7 +20,7 @@ from toolkit import checkpoint
 from toolkit.data.folder import read
 from toolkit.data.samples import Samples
 from toolkit.evaluate import answers_of
-from toolkit.nearness import Nearness
+from toolkit.margins import Margins
 
 DISTANCES = (0.0, 1.0, 2.0, 3.0, 5.0)  # pixels
 
@@ -33,10 +33,10 @@ def measured(samples: Samples, path: Path, fold: str) -> dict[str, Any]:
         raise HighwallError(f"{path} did not hold out fold {fold}, so its scores there would flatter; give another")
     held = samples.take(np.flatnonzero(samples.folds.astype(np.str_) == fold))
     answers, threshold = answers_of(path, held)
-    near = Nearness(threshold, DISTANCES)
+    margins = Margins(threshold, DISTANCES)
     for labels, probabilities in answers:
-        near.add(labels, probabilities)
-    return {"weights": checkpoint.digest(weights), "threshold": threshold, "margins": near.scores()}
+        margins.add(labels, probabilities)
+    return {"weights": checkpoint.digest(weights), "threshold": threshold, "margins": margins.scores()}
 
 
 def table(folds: dict[str, dict[str, Any]]) -> str:

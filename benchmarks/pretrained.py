@@ -1,18 +1,27 @@
-"""Weights that a measured training may begin with: learned elsewhere, so that no score on held-out ground flatters."""
+"""Which weights from other data a measured training begins with, and none that know the ground it is scored on."""
 
 from pathlib import Path
 
 from targets.runtime.errors import HighwallError
 from toolkit import checkpoint
 from toolkit.data.samples import Samples
+from toolkit.runs import learned_elsewhere
 
 
-def elsewhere(path: Path, samples: Samples) -> str:
-    """Which weights lie at `path`, as the digest that results keep. Raises HighwallError where they know `samples`."""
-    model, weights = checkpoint.read(path)
-    if model.provenance.get("all_data") == samples.digest:
+def pretrained(start: Path | None, samples: Samples, held: str | None = None) -> str | None:
+    """The weights that a training from `start` goes back to, as the digest that results keep; None: fresh ones.
+
+    held: the fold that scores it, where a run on these `samples` that held it out may be the start, as of a refit.
+    Raises HighwallError where the start knows what it would be scored on.
+    """
+    if start is None:
+        return None
+    model, weights = checkpoint.read(start)
+    kept = held is not None and model.provenance.get("held_out") == f"fold {held}"
+    if model.provenance.get("all_data") == samples.digest and not kept:
         raise HighwallError(
-            f"{path} learned from this data, so every score would flatter; give a run on other data, "
+            f"{start} learned from this data, so every score would flatter; give a run on other data, "
             "or a folder that holds a run a fold"
         )
-    return checkpoint.digest(weights)[:12]
+    found = learned_elsewhere((model, weights), samples.digest)
+    return found and found[:12]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.pretrained import elsewhere
+from benchmarks.pretrained import pretrained
 from benchmarks.spelled import spelled
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import write_text
@@ -109,7 +109,7 @@ def _run(args: argparse.Namespace) -> None:
     keys += "optimizer loss lr no_ratios seams harsh".split()
     settings = {key: getattr(args, key) for key in keys}
     samples = read(args.data)
-    settings["pretrained"] = None if args.start is None else elsewhere(args.start, samples)
+    settings["pretrained"] = pretrained(args.start, samples)
     if done.exists():
         # Trials that were done before these could be chosen had the preset's, no harsh images and fresh weights.
         if {"width": None, "growth": None, "harsh": 0.0, "pretrained": None} | json.loads(done.read_text())[

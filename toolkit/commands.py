@@ -155,9 +155,9 @@ def evaluate(args: argparse.Namespace) -> int:
     from toolkit.data.folder import read
     from toolkit.data.split import hold_out
     from toolkit.evaluate import answers_of, check_threshold
+    from toolkit.margins import Margins
     from toolkit.metrics import tallied
     from toolkit.models import locate
-    from toolkit.nearness import Nearness
     from toolkit.reliability import draw, of_tally
 
     check_threshold(args.threshold)
@@ -169,11 +169,13 @@ def evaluate(args: argparse.Namespace) -> int:
     answers, threshold = answers_of(locate(args.model), samples)
     if args.threshold is not None:
         threshold = args.threshold
-    near = Nearness(threshold, () if args.within is None else (args.within,))
-    tally = tallied(samples.task, near.counting(answers) if near.distances else answers)
+    margins = Margins(threshold, () if args.within is None else (args.within,))
+    if margins.distances:
+        answers = margins.counting(answers)
+    tally = tallied(samples.task, answers)
     found = of_tally(tally)
     scores = tally.scores(threshold).as_dict() | {"ece": found.ece, "brier": found.brier}
-    for margin in near.scores():
+    for margin in margins.scores():
         scores |= {"within": margin["within"]} | {f"{key}_within": margin[key] for key in ("precision", "recall", "f1")}
     if args.reliability is not None:
         draw(found, f"{Path(args.model).name} on {args.data.name}", args.reliability)

@@ -59,7 +59,7 @@ def answers_of(path: Path, samples: Samples) -> tuple[Answers, float]:
         return _of_artifact(artifact.read(path), samples)
     model, network = checkpoint.load(path)
     samples = fitted(model, samples)
-    return probabilities(network, model.normalisation, samples, tempering=model.tempering), model.threshold
+    return probabilities(network, model.normalisation, samples, model.tempering), model.threshold
 
 
 def fitted(model: Model, samples: Samples) -> Samples:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from targets.runtime.errors import HighwallError
 from toolkit import checkpoint
@@ -102,11 +103,22 @@ def plan(samples: Samples, request: Request) -> Trainer:
         start="" if start is None else checkpoint.digest(start[1]),
         qat=request.qat,
     )
-    provenance = {"all_data": digest, "held_out": held, "split_note": note} | refitted
+    elsewhere = None if start is None else learned_elsewhere(start, digest)
+    pretrained = {} if elsewhere is None else {"pretrained": elsewhere}
+    provenance = {"all_data": digest, "held_out": held, "split_note": note} | refitted | pretrained
     trainer = Trainer(config, samples.take(fit), validation, request.out, provenance)
     if start is not None:
         trainer.begin_with(*start)
     return trainer
+
+
+def learned_elsewhere(start: tuple[Model, dict[str, Tensor]], data: str) -> str | None:
+    """Digest of the weights from other data that a run on `data` goes back to through its start, if any."""
+    model, weights = start
+    if model.provenance.get("all_data") != data:
+        return checkpoint.digest(weights)
+    found: str | None = model.provenance.get("pretrained")
+    return found
 
 
 def _check_same(path: Path, there: NetworkConfig, here: NetworkConfig) -> None:

@@ -81,12 +81,12 @@ def inputs_on(device: torch.device, images: Tensor, sensors: Tensor | None) -> t
 
 
 def answers(
-    network: nn.Module, normalisation: Normalisation, samples: Samples, batch: int = 64
+    network: nn.Module, normalisation: Normalisation, samples: Samples
 ) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
     """Labels and the network's logits for them, batch by batch, on the CPU."""
     network.eval()
     device = next(network.parameters()).device
-    batch = batch if samples.task == "classify" else 4
+    batch = 64 if samples.task == "classify" else 4
     for start in range(0, len(samples), batch):
         chosen = slice(start, start + batch)
         with torch.inference_mode():
@@ -97,26 +97,18 @@ def answers(
 
 
 def probabilities(
-    network: nn.Module,
-    normalisation: Normalisation,
-    samples: Samples,
-    batch: int = 64,
-    tempering: Temperature = UNTEMPERED,
+    network: nn.Module, normalisation: Normalisation, samples: Samples, tempering: Temperature = UNTEMPERED
 ) -> Iterator[Answer]:
     """Labels and the network's probabilities for them, batch by batch."""
-    for labels, logits in answers(network, normalisation, samples, batch):
+    for labels, logits in answers(network, normalisation, samples):
         yield labels, torch.sigmoid(tempering.apply(logits)).numpy()
 
 
 def predict(
-    network: nn.Module,
-    normalisation: Normalisation,
-    samples: Samples,
-    batch: int = 64,
-    tempering: Temperature = UNTEMPERED,
+    network: nn.Module, normalisation: Normalisation, samples: Samples, tempering: Temperature = UNTEMPERED
 ) -> Tally:
     """The network's probabilities over `samples`, tallied against their labels."""
-    return tallied(samples.task, probabilities(network, normalisation, samples, batch, tempering))
+    return tallied(samples.task, probabilities(network, normalisation, samples, tempering))
 
 
 def threshold_of(tally: Tally) -> float:

@@ -1,6 +1,7 @@
 """Each fold is scored by a network that never saw it, and networks are compared on the same folds alone."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,9 +105,14 @@ def test_folds_go_on_from_what_was_learned_elsewhere_say_so_and_never_from_what_
     assert "--from DIR" in refitted["command"]
     assert refitted["pretrained"] == found["pretrained"]
     assert [row[3] for row in rows(folds.compared([found, refitted], [2]))].count("pretrained") == 1
-    with pytest.raises(SystemExit):
-        run("on-data", "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "third"))
-    assert "would flatter" in capsys.readouterr().err
+    run("refit", "--refit", "1", "--runs", str(tmp_path / "again"), "--results", str(tmp_path / "third"))
+    again = json.loads((tmp_path / "third" / "rnn-fold2.json").read_text())
+    assert again["pretrained"] == found["pretrained"], "through a refit of a refit too"
+    shutil.copytree(tmp_path / "on-data", tmp_path / "named" / "rnn-fold2")
+    for start in ("on-data", "named"):  # a run's name proves nothing
+        with pytest.raises(SystemExit):
+            run(start, "--runs", str(tmp_path / "none"), "--results", str(tmp_path / "fourth"))
+        assert "would flatter" in capsys.readouterr().err
     monkeypatch.setattr(folds, "pretrained", lambda *_: "another")
     with pytest.raises(SystemExit):
         run("on-elsewhere", *first)

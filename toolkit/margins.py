@@ -1,8 +1,8 @@
 """Precision and recall of crack pixels within a distance of the mask.
 
 A mask's edge is drawn by a hand and moves by a pixel or two from one to the next, which is half the width of a fine
-crack. So a crack found one pixel beside its mask is a miss and a false alarm to plain F1, and what papers on cracks
-report allows two to five pixels. Beside plain F1 it tells a blurred edge from a crack that is not there.
+crack. So a crack found one pixel beside its mask is a miss and a false alarm to plain F1; papers on cracks allow two
+pixels (Amhaz et al. 2016) or five (Shi et al. 2016). Beside plain F1 it tells a wrong edge from a wrong crack.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from toolkit.metrics import Answer, Answers
 FARTHEST = 50.0  # pixels; beyond, no one would call it the same crack
 
 
-class Nearness:
+class Margins:
     """Counts of pixels called crack, and of crack pixels, that lie within each of `distances` of each other.
 
     distances: pixels between centres, 0 for the very same. Raises HighwallError where one is negative or huge.

@@ -14,15 +14,15 @@ import highwall
 from targets.runtime.errors import HighwallError
 from toolkit.data.synthetic import crack_images
 from toolkit.data.write import write
+from toolkit.margins import Margins
 from toolkit.metrics import evaluate
-from toolkit.nearness import Nearness
 from toolkit.runs import Request, plan
 
 sides = st.tuples(st.integers(1, 3), st.integers(1, 17), st.integers(1, 13))
 
 
 def scored(labels: np.ndarray, scores: np.ndarray, *distances: float, threshold: float = 0.5) -> list[dict[str, float]]:
-    near = Nearness(threshold, distances)
+    near = Margins(threshold, distances)
     near.add(labels, scores)
     return near.scores()
 
@@ -59,7 +59,7 @@ def test_it_agrees_with_distance_transforms(data: st.DataObject, shape: tuple[in
 @given(arrays(np.float32, (2, 6, 7), elements=st.floats(0, 1, width=32)), st.floats(0, 1))
 def test_within_nothing_it_is_plain_f1_whatever_the_batches(scores: np.ndarray, threshold: float) -> None:
     labels = (np.arange(84).reshape(2, 6, 7) % 5 == 0).astype(np.uint8)
-    near = Nearness(threshold, (0,))
+    near = Margins(threshold, (0,))
     pairs = [(labels[:1], scores[:1]), (labels[1:], scores[1:])]
     assert list(near.counting(pairs)) == pairs
     plain = evaluate(labels, scores, threshold)
@@ -72,7 +72,7 @@ def test_within_nothing_it_is_plain_f1_whatever_the_batches(scores: np.ndarray, 
 @pytest.mark.parametrize("distance", [-1, 51, float("nan"), float("inf")])
 def test_a_distance_that_is_none_is_refused(distance: float) -> None:
     with pytest.raises(HighwallError, match="give 0 to 50"):
-        Nearness(0.5, (distance,))
+        Margins(0.5, (distance,))
 
 
 def test_evaluate_says_how_much_lies_within_the_distance_of_a_checkpoint_and_of_its_artifact(
