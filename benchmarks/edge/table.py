@@ -63,7 +63,9 @@ def _table(result: dict[str, Any]) -> str:
 
 def _row(cells: list[dict[str, Any]], cores: float) -> list[str]:
     off = [reduction(cell["cloud"]["seconds"], cell["edge"]["seconds"]) for cell in cells]
-    spread = f" ({_off(min(off))} to {_off(max(off))})" if len(off) > 1 else ""
+    low, high = _off(min(off)), _off(max(off))
+    unit = high.partition(" ")[2]
+    spread = f" ({low.removesuffix(f' {unit}')} to {high})" if len(off) > 1 else ""
     sides = {
         key: [median(cell[setting][key] for cell in cells) for setting in ("cloud", "edge")]
         for key in ("seconds", "sent_bytes", "estimated_j")

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from benchmarks.report import glance
 from benchmarks.report.sections import Section, every
+from benchmarks.report.tables import inline
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import write_text
 
@@ -124,7 +125,7 @@ def _page(
 
 
 def _points(points: Sequence[str]) -> str:
-    items = "".join(f"<li>{html.escape(point)}</li>" for point in points)
+    items = "".join(f"<li>{inline(point)}</li>" for point in points)
     return f"<ul>{items}</ul>" if items else ""
 
 

@@ -150,17 +150,18 @@ def _instructions(found: dict[str, Any] | None, engine: str) -> Row:
     what = f"mine at 48 x 48 on an emulated Pi 4B beside seven CNNs, {engine}, fp32: instructions"
     aim = "fewer than each"
     cells = {
-        cell["network"]: cell["instructions"]
+        cell["network"]: cell
         for cell in (found or {}).get("cells", {}).values()
         if (cell.get("size"), cell.get("precision"), cell.get("task")) == (48, "fp32", "classify")
         and "instructions" in cell
     }
-    others = {name: count for name, count in cells.items() if name in CNNS}
+    others = [cell for name, cell in cells.items() if name in CNNS]
     if "cracknet" not in cells or len(others) < len(CNNS) - 1:
         return _unknown(what, aim, "emulated")
-    ours, least = cells["cracknet"], min(others, key=lambda name: others[name])
-    figure = f"{ours / 1e6:.1f} M; the least of the others, {least}, {others[least] / 1e6:.1f} M"
-    return _judged(what, aim, figure, ours < others[least], "emulated")
+    ours = cells["cracknet"]["instructions"]
+    best = min(others, key=lambda cell: int(cell["instructions"]))
+    figure = f"{ours / 1e6:.1f} M; the least of the others, {best['title']}, {best['instructions'] / 1e6:.1f} M"
+    return _judged(what, aim, figure, ours < best["instructions"], "emulated")
 
 
 def _first_answer(cells: dict[str, Any]) -> Row:

@@ -7,6 +7,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from benchmarks.suite.table import number
 
@@ -24,10 +25,14 @@ STYLE: Final[Any] = {  # matplotlib's own type lists four hundred names
     "xtick.color": "#334155",
     "ytick.color": "#334155",
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#e2e8f0",
     "legend.frameon": False,
     "svg.fonttype": "none",
 }
+
+Label = tuple[float, float, str, str]  # x, y, text, colour
+Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
 def saving(rows: Sequence[Mapping[str, float]]) -> str:
@@ -69,6 +74,7 @@ def roofline(top: Mapping[str, float], cells: Sequence[Mapping[str, Any]]) -> st
         figure, axes = _axes(7.4, 4.2)
         most = max(cell["intensity"] for cell in cells) * 2
         least = min(cell["intensity"] for cell in cells) / 2
+        labels: list[Label] = []
         for precision, colour, peak in (("fp32", SERIES[1], top["fp32_gmacs"]), ("int8", SERIES[2], top["int8_gmacs"])):
             ridge = peak / top["gbytes"]
             line = [(least, least * top["gbytes"]), (ridge, peak), (max(most, ridge), peak)]
@@ -81,19 +87,13 @@ def roofline(top: Mapping[str, float], cells: Sequence[Mapping[str, Any]]) -> st
                 marker = "*" if ours else "o"
                 axes.plot(cell["intensity"], speed, marker, color=OURS if ours else colour, markersize=8 if ours else 4)
                 name = "ours" if ours else cell["title"]
-                axes.annotate(
-                    f"{name} {cell['size']}",
-                    (cell["intensity"], speed),
-                    textcoords="offset points",
-                    xytext=(4, 3),
-                    fontsize=6,
-                    color=OURS if ours else "#475569",
-                )
+                labels.append((cell["intensity"], speed, f"{name} {cell['size']}", OURS if ours else "#475569"))
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlabel("MACs for each byte that must cross memory")
         axes.set_ylabel("GMAC a second")
         axes.legend(loc="lower right")
+        _beside(axes, labels)
         return _svg(figure)
 
 
@@ -103,14 +103,15 @@ def sizes(lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
         figure, axes = _axes(5.6, 3.2)
         for colour, (name, points) in zip(SERIES, lines.items(), strict=False):
             axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=colour, label=name)
-            axes.annotate(number(points[-1][1]), points[-1], textcoords="offset points", xytext=(4, 0), fontsize=7)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(sorted({size for points in lines.values() for size, _ in points}))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("pixels a side")
         axes.set_ylabel("ms an image")
+        axes.margins(x=0.12)
         axes.legend()
+        _beside(axes, [(*points[-1], number(points[-1][1]), "black") for points in lines.values()])
         return _svg(figure)
 
 
@@ -126,6 +127,7 @@ def ratios(rows: Sequence[tuple[str, float, float, float]]) -> str:
         axes.set_yticks(range(len(ordered)), [name for name, *_ in ordered])
         axes.axvline(1, color=OURS, linewidth=1)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
         axes.set_xlabel("times our artifact's time")
@@ -140,13 +142,41 @@ def off(rows: Sequence[tuple[str, float]]) -> str:
         ordered = list(reversed(rows))
         colours = [OURS if percent > 0 else SERIES[2] for _, percent in ordered]
         drawn = axes.barh([name for name, _ in ordered], [percent for _, percent in ordered], color=colours)
-        axes.bar_label(drawn, [f" {percent:.0f}" for _, percent in ordered])
+        least = max(-120.0, min(0.0, *(percent for _, percent in rows)) - 10)
+        for bar, (_, percent) in zip(drawn, ordered, strict=True):
+            middle = bar.get_y() + bar.get_height() / 2
+            if percent < least:  # a bar that leaves the picture says how far it goes
+                axes.text(least + 3, middle, f"{1 - percent / 100:.3g} times as long", va="center", color="white")
+            else:
+                axes.text(max(percent, 0.0) + 1, middle, f"{percent:.0f}", va="center")
         for percent in (12.8, 16.4, 23.6, 28.1):
             axes.axvline(percent, color=ESTIMATED, linewidth=0.8, linestyle=":")
-        axes.set_xlim(max(-120.0, min(0.0, *(percent for _, percent in rows)) - 10), 75)
+        axes.set_xlim(least, 100)
         axes.set_xlabel("% of the cloud's time taken off")
         axes.grid(axis="y", visible=False)
         return _svg(figure)
+
+
+def _beside(axes: Axes, labels: Sequence[Label]) -> None:
+    """Write each label at the first free place beside its point; at the first of all where none is free."""
+    size, dpi = 6, axes.figure.dpi / 72
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # settles the layout, so that points have places
+    points = [axes.transData.transform((x, y)) / dpi for x, y, *_ in labels]
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in points]
+    for (x, y), (at_x, at_y, text, colour) in zip(points, labels, strict=True):
+        wide = 0.62 * size * len(text)
+        places = [(dx, dy) for dx in (5.0, -5.0 - wide) for dy in (0.0, 8.0, -8.0)]
+        boxes = [(x + dx, y + dy - size / 2, x + dx + wide, y + dy + size / 2) for dx, dy in places]
+        free = (k for k, box in enumerate(boxes) if not any(_overlap(box, other) for other in taken))
+        best = next(free, 0)
+        taken.append(boxes[best])
+        axes.annotate(
+            text, (at_x, at_y), places[best], textcoords="offset points", va="center", fontsize=size, color=colour
+        )
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _axes(wide: float, high: float) -> tuple[Figure, Axes]:

@@ -29,15 +29,15 @@ class Table:
 
     def html(self) -> str:
         """Numbers to the right, the words on the left, long tables scroll."""
-        head = "".join(f"<th>{_inline(cell)}</th>" for cell in self.head)
+        head = "".join(f"<th>{inline(cell)}</th>" for cell in self.head)
         body = "".join(
             f"<tr{' class=ours' if i in self.marked else ''}>"
-            + "".join(f"<td{'' if _is_words(cell) else ' class=n'}>{_inline(cell)}</td>" for cell in row)
+            + "".join(f"<td{'' if _is_words(cell) else ' class=n'}>{inline(cell)}</td>" for cell in row)
             + "</tr>"
             for i, row in self._rows()
         )
-        note = f"<p class=note>{_inline(self.note)}</p>" if self.note else ""
-        title = f"<h3>{_inline(self.title)} <span class='kind {self.kind}'>{self.kind}</span></h3>"
+        note = f"<p class=note>{inline(self.note)}</p>" if self.note else ""
+        title = f"<h3>{inline(self.title)} <span class='kind {self.kind}'>{self.kind}</span></h3>"
         return (
             f"{title}<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}"
         )
@@ -58,7 +58,7 @@ def parse(markdown: str, kind: str, title: str) -> list[Table]:
             found.append(Table(heading, kind, rows[0], tuple(rows[2:])))
         rows = []
         if named := re.match(r"(?:#+ |\*\*)(.+?)(?:\*\*)?$", line.strip()):
-            heading = named[1]
+            heading = named[1].replace("**", "")
     return found
 
 
@@ -66,8 +66,8 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _inline(text: str) -> str:
-    """Markdown's bold and code; all else as it stands."""
+def inline(text: str) -> str:
+    """HTML of Markdown's bold and code; all else as it stands."""
     said = html.escape(text)
     said = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", said)
     return re.sub(r"`(.+?)`", r"<code>\1</code>", said)

@@ -197,6 +197,24 @@ def test_plots_of_one_point_and_of_extremes_are_drawn():
     assert plots.sizes({"ours": [(18, 1.0)]}).startswith("<svg")
 
 
+def test_labels_of_points_that_lie_together_stand_apart():
+    picture = plots.sizes({name: [(18, 1.0), (36, 2.0)] for name in ("one", "two", "three")})
+    places = re.findall(r"<text[^>]*>2</text>", picture)
+    assert len(places) == 3 == len(set(places))
+
+
+def test_a_bar_that_leaves_the_picture_says_how_far_it_goes():
+    picture = plots.off([("within", 47.0), ("a little slower", -20.0), ("far beyond", -1100.0)])
+    said = re.findall(r"<text[^>]*>([^<]*)</text>", picture)
+    assert {"47", "-20", "12 times as long"} <= set(said)
+
+
+@pytest.mark.parametrize("line", ["**Measured** (`it`), 0.3 cores", "### Measured (`it`), 0.3 cores"])
+def test_a_table_is_named_by_the_line_above_it_without_its_marks(line):
+    (table,) = parse(f"{line}\n\n| a |\n| --- |\n| 1 |", "measured", "none")
+    assert table.title == "Measured (`it`), 0.3 cores"
+
+
 def test_the_command_writes_page_and_document_and_prints_verdicts(tmp_path, capsys):
     out, document = tmp_path / "p.html", tmp_path / "d.md"
     assert highwall.main(["bench", "report", "--out", str(out), "--markdown", str(document)]) == 0
@@ -210,7 +228,14 @@ def test_instructions_are_judged_in_each_engine_by_itself(tmp_path):
     def counts(ours: int) -> str:
         least = dict.fromkeys(glance.CNNS, 9) | {"cracknet": ours}
         cells = {
-            name: {"network": name, "task": "classify", "size": 48, "precision": "fp32", "instructions": count}
+            name: {
+                "network": name,
+                "task": "classify",
+                "size": 48,
+                "precision": "fp32",
+                "instructions": count,
+                "title": name,
+            }
             for name, count in least.items()
             if name != "ssd300"
         }
