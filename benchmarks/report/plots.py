@@ -93,7 +93,7 @@ def roofline(top: Mapping[str, float], cells: Sequence[Mapping[str, Any]]) -> st
         axes.set_xlabel("MACs for each byte that must cross memory")
         axes.set_ylabel("GMAC a second")
         axes.legend(loc="lower right")
-        _beside(axes, labels)
+        _beside(figure, axes, labels)
         return _svg(figure)
 
 
@@ -111,7 +111,7 @@ def sizes(lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
         axes.set_ylabel("ms an image")
         axes.margins(x=0.12)
         axes.legend()
-        _beside(axes, [(*points[-1], number(points[-1][1]), "black") for points in lines.values()])
+        _beside(figure, axes, [(*points[-1], number(points[-1][1]), "black") for points in lines.values()])
         return _svg(figure)
 
 
@@ -157,10 +157,10 @@ def off(rows: Sequence[tuple[str, float]]) -> str:
         return _svg(figure)
 
 
-def _beside(axes: Axes, labels: Sequence[Label]) -> None:
+def _beside(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
     """Write each label at the first free place beside its point; at the first of all where none is free."""
-    size, dpi = 6, axes.figure.dpi / 72
-    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # settles the layout, so that points have places
+    size, dpi = 6, figure.dpi / 72
+    figure.draw_without_rendering()  # settles the layout, so that points have places
     points = [axes.transData.transform((x, y)) / dpi for x, y, *_ in labels]
     taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in points]
     for (x, y), (at_x, at_y, text, colour) in zip(points, labels, strict=True):

@@ -75,6 +75,7 @@ def test_the_committed_field_is_what_our_exporter_writes_today(tmp_path: Path):
         with zipfile.ZipFile(FIELD) as archive:
             for member, model in made.items():
                 committed, today = (onnx.load_from_string(one) for one in (archive.read(f"{member.name}.onnx"), model))
+                assert member.precision != "fp32" or committed == today, member.name
                 values = _emptied(committed), _emptied(today)
                 assert committed == today, member.name
                 # Another CPU adds up in another order, so a scale's last bit may differ, and an integer by one step.
