@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,13 @@ from targets.runtime.errors import HighwallError
 _IDENTIFIER = b"TFL3"
 # tflite-runtime's binding knows no uint16, so such pixels travel as int32.
 _DTYPES = {np.uint8: np.dtype(np.uint8), np.int32: np.dtype(np.uint16)}
+
+Kernels = Literal["fastest", "built-in", "reference"]
+_RESOLVERS: Final[dict[Kernels, str]] = {
+    "fastest": "AUTO",
+    "built-in": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
+    "reference": "BUILTIN_REF",
+}
 
 
 def load() -> ModuleType:
@@ -39,11 +46,12 @@ def load() -> ModuleType:
 class Session:
     """A model with input `image` (1, H, W, C), perhaps `sensors` (1, m), and output `probability`."""
 
-    def __init__(self, model: bytes, threads: int = 1, delegate: bool = True) -> None:
+    def __init__(self, model: bytes, threads: int = 1, kernels: Kernels = "fastest") -> None:
         """Load the bytes of a .tflite file; raises HighwallError if the engine is missing or refuses it.
 
-        Without the delegate (XNNPACK), int8 layers run slower in the kernels that tflite-runtime 2.14 has,
-        which round otherwise.
+        The fastest kernels are the delegate's (XNNPACK). int8 layers run slower in the built-in ones, which
+        tflite-runtime 2.14 has too, and round otherwise; the reference kernels are plain loops, which say the same on
+        every CPU and in every release, very slowly.
         """
         interpreter = load()
         # LiteRT verifies a file; tflite-runtime follows its offsets wherever they lead and ends the process.
@@ -55,7 +63,7 @@ class Session:
                 self._interpreter = interpreter.Interpreter(
                     model_content=model,
                     num_threads=threads,
-                    experimental_op_resolver_type=kinds.AUTO if delegate else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+                    experimental_op_resolver_type=kinds[_RESOLVERS[kernels]],
                 )
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:

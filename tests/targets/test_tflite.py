@@ -91,10 +91,11 @@ def test_the_same_image_gives_the_same_number_whatever_came_before():
     assert session.run(strided)[0] == first[0]
 
 
-def test_without_the_delegate_a_float_model_says_the_same():
+@pytest.mark.parametrize("kernels", ["built-in", "reference"])
+def test_a_float_model_says_the_same_in_other_kernels(kernels):
     image = np.random.default_rng(0).integers(0, 256, (7, 5, 3)).astype(np.uint8)
     wanted = tflite.Session(brightness(7, 5, 3)).run(image)
-    np.testing.assert_allclose(tflite.Session(brightness(7, 5, 3), delegate=False).run(image), wanted, rtol=1e-6)
+    np.testing.assert_allclose(tflite.Session(brightness(7, 5, 3), kernels=kernels).run(image), wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
