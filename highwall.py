@@ -1,8 +1,6 @@
 """The front door: finds the room that owns a verb and hands the command line to it."""
 
 import argparse
-import errno
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -53,16 +51,14 @@ EXTRAS = {
     "matplotlib": "bench",
 }
 
-USAGE_ERROR = 2
-INTERRUPTED = 130  # what a shell reports for a process ended by SIGINT
-BROKEN_PIPE = 141  # and by SIGPIPE
-
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints fit on one line."""
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and where to look, and exit 2."""
+        from targets.runtime.guard import USAGE_ERROR
+
         self.exit(USAGE_ERROR, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
 
@@ -74,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb == "--version":
         return _guard("version", lambda: print(f"highwall {version()}"))
     if verb not in VERBS:
-        return _complain(_unknown(verb), USAGE_ERROR)
+        return _guard(verb, lambda: _unknown(verb))
     return _guard(verb, lambda: _call(verb, rest))
 
 
@@ -106,12 +102,15 @@ def version() -> str:
         return "unknown"
 
 
-def _unknown(verb: str) -> str:
+def _unknown(verb: str) -> int:
     import difflib
+
+    from targets.runtime.guard import USAGE_ERROR, complain
 
     what = f"no verb {verb!r}" if verb else "no verb given"
     nearest = difflib.get_close_matches(verb, VERBS, n=1)
-    return f"{what}; did you mean `{nearest[0]}`?" if nearest else f"{what}; see `highwall --help`"
+    mend = f"did you mean `{nearest[0]}`?" if nearest else "see `highwall --help`"
+    return complain("highwall", f"{what}; {mend}", USAGE_ERROR)
 
 
 def _call(verb: str, arguments: list[str]) -> int:
@@ -124,42 +123,20 @@ def _call(verb: str, arguments: list[str]) -> int:
 
 
 def _guard(verb: str, action: Callable[[], int | None]) -> int:
-    """Run `action`; what the user can mend becomes one line and an exit code, a bug stays a traceback."""
     from targets.runtime.errors import HighwallError
+    from targets.runtime.guard import guard
 
-    try:
-        code = action() or 0
-        sys.stdout.flush()  # here, so that a reader who left is noticed while it can still be handled
-        return code
-    except HighwallError as error:
-        return _complain(str(error), 1)
-    except KeyboardInterrupt as stop:
-        return _complain(str(stop) or "interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        _drop_output()
-        return BROKEN_PIPE
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in EXTRAS:
-            raise
-        needs = f"`{verb}` needs {package}, which is not installed"
-        return _complain(f"{needs}; pip install 'highwall[{EXTRAS[package]}]'", 1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _drop_output()
-        where = error.filename or "the output"
-        return _complain(f"cannot write {where}: {error.strerror}; free some space", 1)
+    def named() -> int | None:
+        try:
+            return action()
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in EXTRAS:
+                raise
+            needs = f"`{verb}` needs {package}, which is not installed"
+            raise HighwallError(f"{needs}; pip install 'highwall[{EXTRAS[package]}]'") from error
 
-
-def _complain(message: str, code: int) -> int:
-    print(f"highwall: {' '.join(message.splitlines())}", file=sys.stderr)
-    return code
-
-
-def _drop_output() -> None:
-    """Point stdout at nothing, or the interpreter would fail again while flushing it on the way out."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return guard("highwall", named)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.script import script
 from targets.board import Board, boards, load_board
 from targets.emulator import counts
 from targets.emulator.layout import pins
@@ -197,4 +198,4 @@ def _one_a_core() -> list[Board]:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.field import BANDS, WANTED, network_of
 from benchmarks.paper.networks import TITLES
+from benchmarks.script import script
 from benchmarks.suite.field import Member
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import write_text
@@ -136,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

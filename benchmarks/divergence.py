@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from benchmarks.script import script
 from targets.board import Board, load_board
 from targets.emulator.guest import crash, open_guest
 from targets.runtime import golden
@@ -101,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

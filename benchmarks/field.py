@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.paper.networks import SSD_SIDE, TITLES, ours
+from benchmarks.script import script
 from benchmarks.suite.field import FIELD, OURS, Absent, Member, members, skeleton, write
 from targets.runtime.errors import HighwallError
 from toolkit import baselines
@@ -120,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

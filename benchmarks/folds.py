@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.pretrained import pretrained
+from benchmarks.script import script
 from benchmarks.spelled import spelled
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import write_text
@@ -143,7 +144,7 @@ def cost_of(request: dict[str, Any]) -> Cost:
 
 
 def main() -> None:
-    """Run the folds asked for and print the table of all that are done."""
+    """Run the folds asked for and print the table of all that are done. Raises HighwallError."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--task", choices=("classify", "segment"), required=True)
@@ -176,12 +177,9 @@ def main() -> None:
     name = PRESET_OF_TASK[args.task] if args.network == "cracknet" else args.network
     if not args.table:
         torch.set_num_threads(args.threads)
-        try:
-            samples = read(args.data)
-            for fold in args.folds:
-                _run(samples, _request(args, f"{name}-fold{fold}", fold), args)
-        except HighwallError as error:
-            parser.error(str(error))
+        samples = read(args.data)
+        for fold in args.folds:
+            _run(samples, _request(args, f"{name}-fold{fold}", fold), args)
     print(table([json.loads(path.read_text()) for path in sorted(args.results.glob(f"{name}-fold*.json"))]))
 
 
@@ -236,4 +234,4 @@ def _run(samples: Samples, request: Request, args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.field import feeds, network_of
+from benchmarks.script import script
 from benchmarks.suite.field import Member, checksum, filled, fingerprint, members
 from targets.board import load_board
 from targets.emulator.counts import count
@@ -100,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.script import script
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import write_text
 from toolkit import checkpoint
@@ -51,7 +52,7 @@ def table(folds: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure the folds asked for and print the table."""
+    """Measure the folds asked for and print the table. Raises HighwallError."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", metavar="RUNS", type=Path)
     parser.add_argument("--data", type=Path, required=True)
@@ -61,17 +62,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    try:
-        samples = read(args.data)
-        if samples.task != "segment" or samples.folds is None:
-            raise HighwallError(f"{args.data} needs masks and folds.csv for this")
-        folds: dict[str, dict[str, Any]] = {}
-        for fold in args.folds:
-            path = args.runs / f"{args.name}-fold{fold}" / "checkpoint.safetensors"
-            folds[fold] = measured(samples, path, fold)
-            print(f"fold {fold} is done", flush=True)
-    except HighwallError as error:
-        parser.error(str(error))
+    samples = read(args.data)
+    if samples.task != "segment" or samples.folds is None:
+        raise HighwallError(f"{args.data} needs masks and folds.csv for this")
+    folds: dict[str, dict[str, Any]] = {}
+    for fold in args.folds:
+        path = args.runs / f"{args.name}-fold{fold}" / "checkpoint.safetensors"
+        folds[fold] = measured(samples, path, fold)
+        print(f"fold {fold} is done", flush=True)
     if args.json is not None:
         command = f"python -m benchmarks.margins RUNS --data DIR --name {args.name}"
         command += f" --folds {' '.join(args.folds)} --threads {args.threads}"
@@ -81,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

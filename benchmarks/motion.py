@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.motion_picture import picture
+from benchmarks.script import script
 from targets.runtime.files import write_text
 from twin_client.protocol import motion, place
 from twin_client.simulation.body import Body, Subject
@@ -267,4 +268,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.script import script
 from targets.board import boards
 from targets.runtime.files import write_text
 from toolkit import contract
@@ -99,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from benchmarks.script import script
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import atomic_write, write_text
 from toolkit.calibration import draw
@@ -210,11 +211,8 @@ def main() -> None:
         parser.error("name a model to measure, or a --sheet to draw")
     if args.limit is not None and args.limit < 2:
         parser.error("--limit must be at least 2")
-    try:
-        _carry_out(args)
-    except HighwallError as error:
-        raise SystemExit(f"robustness: {error}") from error
+    _carry_out(args)
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.script import script
 from targets.runtime.files import write_text
 from toolkit import baselines, metrics
 from toolkit.data.batches import standardised
@@ -313,4 +314,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.script import script
 from benchmarks.seismic import RESULTS, linear, linear_answers
 from targets.runtime.admit import examine
 from targets.runtime.files import write_text
@@ -183,4 +184,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

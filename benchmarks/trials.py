@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.pretrained import pretrained
+from benchmarks.script import script
 from benchmarks.spelled import spelled
 from targets.runtime.errors import HighwallError
 from targets.runtime.files import write_text
@@ -95,10 +96,7 @@ def main() -> None:
             parser.error("a trial needs a NAME, --data and --task; --table prints those that are done")
         if args.aside == args.inner:
             parser.error("--aside and --inner are the same fold")
-        try:
-            _run(args)
-        except HighwallError as error:
-            parser.error(str(error))
+        _run(args)
     print(table([json.loads(path.read_text()) for path in sorted(args.results.glob("*.json"))]))
 
 
@@ -145,4 +143,4 @@ def _run(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -7,11 +7,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from targets.runtime.errors import HighwallError
+from benchmarks.script import script
 
 
 def main() -> int:
-    """0; 1 for an error in one line, or where both settings did not give the same answers and weights."""
+    """0; 1 where both settings did not give the same answers and weights. Raises HighwallError."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.edge", description=__doc__, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="two networks, tiny and once, to see that it runs")
     parser.add_argument("--modelled", action="store_true", help="from the stated model; needs no root and no hosts")
@@ -23,16 +23,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     # A polite end takes the way of Ctrl-C, so that hosts are removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return _run(parser.parse_args())
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone, and nobody wants to hear of it
-        return 141
-    except HighwallError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return _run(parser.parse_args())
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -61,4 +52,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script(main)

@@ -16,11 +16,11 @@ from pathlib import Path
 from benchmarks.peers.peer import load, names
 from benchmarks.peers.run import NETWORKS, run
 from benchmarks.peers.table import RESULTS, table
-from targets.runtime.errors import HighwallError
+from benchmarks.script import script
 
 
-def main() -> int:
-    """Measure, or print what is there; 1 with one line where it cannot."""
+def main() -> None:
+    """Measure, or print what is there. Raises HighwallError."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,36 +35,31 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="print what is there")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    try:
-        if args.list:
-            for name in names():
-                print(f"{name:12} {load(name).SETTINGS}")
-        elif args.table:
-            print(table(args.results))
-        else:
-            chosen = args.peer or names()
-            for name in chosen:
-                load(name)
-            threads = args.threads or sorted({1, os.cpu_count() or 1})
-            data = " --data DIR" if args.data else ""
-            command = f"python -m benchmarks.peers --seconds {args.seconds:g}{data}"
-            found = run(
-                args.network or list(NETWORKS),
-                chosen,
-                threads,
-                args.seconds,
-                args.data,
-                args.results,
-                command,
-                lambda line: print(f"- {line}", file=sys.stderr, flush=True),
-                args.again,
-            )
-            print(json.dumps(found) if args.json else table(args.results))
-    except HighwallError as error:
-        print(f"python -m benchmarks.peers: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if args.list:
+        for name in names():
+            print(f"{name:12} {load(name).SETTINGS}")
+    elif args.table:
+        print(table(args.results))
+    else:
+        chosen = args.peer or names()
+        for name in chosen:
+            load(name)
+        threads = args.threads or sorted({1, os.cpu_count() or 1})
+        data = " --data DIR" if args.data else ""
+        command = f"python -m benchmarks.peers --seconds {args.seconds:g}{data}"
+        found = run(
+            args.network or list(NETWORKS),
+            chosen,
+            threads,
+            args.seconds,
+            args.data,
+            args.results,
+            command,
+            lambda line: print(f"- {line}", file=sys.stderr, flush=True),
+            args.again,
+        )
+        print(json.dumps(found) if args.json else table(args.results))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script(main)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import folds
+from targets.runtime.errors import HighwallError
 from toolkit.data.folder import read
 from toolkit.data.synthetic import mine_chips
 from toolkit.data.write import write
@@ -76,13 +77,12 @@ def test_a_fold_that_is_done_is_not_run_again_and_never_under_other_settings(
     monkeypatch.setattr(folds, "run_fold", lambda *_: pytest.fail("ran again"))
     folds.main()
     monkeypatch.setattr(sys, "argv", [*fixed, *where, "--epochs", "2"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(HighwallError, match="holds other settings or data"):
         folds.main()
-    assert "holds other settings or data" in capsys.readouterr().err
 
 
 def test_folds_go_on_from_what_was_learned_elsewhere_say_so_and_never_from_what_knows_the_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed, name in ((4, "data"), (5, "elsewhere")):
         write(mine_chips(60, size=16, seed=seed), tmp_path / name)
@@ -110,10 +110,8 @@ def test_folds_go_on_from_what_was_learned_elsewhere_say_so_and_never_from_what_
     assert again["pretrained"] == found["pretrained"], "through a refit of a refit too"
     shutil.copytree(tmp_path / "on-data", tmp_path / "named" / "rnn-fold2")
     for start in ("on-data", "named"):  # a run's name proves nothing
-        with pytest.raises(SystemExit):
+        with pytest.raises(HighwallError, match="would flatter"):
             run(start, "--runs", str(tmp_path / "none"), "--results", str(tmp_path / "fourth"))
-        assert "would flatter" in capsys.readouterr().err
     monkeypatch.setattr(folds, "pretrained", lambda *_: "another")
-    with pytest.raises(SystemExit):
+    with pytest.raises(HighwallError, match="holds other settings or data"):
         run("on-elsewhere", *first)
-    assert "holds other settings or data" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import margins
+from targets.runtime.errors import HighwallError
 from toolkit.data.synthetic import crack_images
 from toolkit.data.write import write
 from toolkit.evaluate import evaluate
@@ -50,14 +51,12 @@ def test_they_are_of_the_fold_held_out_and_begin_with_plain_f1(
 
 
 def test_a_run_that_saw_the_fold_is_refused_and_nothing_is_written(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "runs" / "crack-fold2").mkdir(exist_ok=True)
     seen = (folder / "runs" / "crack-fold1" / "checkpoint.safetensors").read_bytes()
     (folder / "runs" / "crack-fold2" / "checkpoint.safetensors").write_bytes(seen)
     for fold, message in (("2", "did not hold out fold 2"), ("3", "crack-fold3")):
-        with pytest.raises(SystemExit) as stopped:
+        with pytest.raises(HighwallError, match=message):
             run(folder, "--folds", fold, "--json", str(tmp_path / "x.json"), monkeypatch=monkeypatch)
-        assert stopped.value.code == 2
-        assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

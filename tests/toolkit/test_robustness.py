@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import robustness
+from targets.runtime.errors import HighwallError
 from toolkit import checkpoint
 from toolkit.build import build
 from toolkit.calibration import Calibration
@@ -91,15 +92,15 @@ def test_figures_of_other_data_or_of_another_model_are_never_mixed(
     path = run_folder / "checkpoint.safetensors"
     kept.write_text(json.dumps(robustness.begin(samples, {"small": path}, None, None, None)))
     words = (run_folder, "--data", chips_folder, "--json", kept)
-    with pytest.raises(SystemExit, match=r"robustness: .*another data, limit, n; choose another --json"):
+    with pytest.raises(HighwallError, match=r"another data, limit, n; choose another --json"):
         measure(monkeypatch, *words, "--limit", 20)
     renamed = tmp_path / "small.highwall"
     renamed.write_bytes(artifact.read_bytes())
-    with pytest.raises(SystemExit, match="holds another small"):
+    with pytest.raises(HighwallError, match="holds another small"):
         measure(monkeypatch, renamed, *words[1:])
-    with pytest.raises(SystemExit, match="two models are called small"):
+    with pytest.raises(HighwallError, match="two models are called small"):
         measure(monkeypatch, renamed, *words)
-    with pytest.raises(SystemExit, match="no model at"):
+    with pytest.raises(HighwallError, match="no model at"):
         measure(monkeypatch, tmp_path / "none.highwall", *words[1:])
 
 

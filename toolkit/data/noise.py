@@ -1,4 +1,4 @@
-"""The brushes of the synthetic generators: fractal noise, hill shading, strokes and blur, all seeded."""
+"""The brushes of the synthetic generators: fractal noise, hill shading, strokes and softening, all seeded."""
 
 import math
 
@@ -59,8 +59,8 @@ def hillshade(height: Field, azimuth: float, elevation: float) -> Field:
     return np.asarray(np.clip(light / math.sin(elevation), 0.25, 2.0), dtype=np.float32)
 
 
-def blur(image: NDArray[np.float32], amount: float) -> NDArray[np.float32]:
-    """A three-tap blur over height and width of (H,W,...); `amount` 0 to 0.25 is each neighbour's share."""
+def soften(image: NDArray[np.float32], amount: float) -> NDArray[np.float32]:
+    """Blurs by three taps over height and width of (H,W,...); `amount` 0 to 0.25 is each neighbour's share."""
     for axis in (0, 1):
         padded = np.concatenate([image.take([0], axis), image, image.take([image.shape[axis] - 1], axis)], axis=axis)
         before = padded.take(range(image.shape[axis]), axis)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.data.noise import FAR, Field, blur, cover, fractal, hillshade, smoothstep, stroke, wander
+from toolkit.data.noise import FAR, Field, cover, fractal, hillshade, smoothstep, soften, stroke, wander
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 RGB = tuple(BANDS.index(name) for name in ("B04", "B03", "B02"))
@@ -138,7 +138,7 @@ def _develop(canvas: _Canvas) -> NDArray[np.float32]:
     shade = hillshade(canvas.height, region.azimuth, region.elevation)
     # Skylight fills shadows; without it slopes would turn black, which 10 m pixels never do.
     image = canvas.image * (np.float32(0.35) + np.float32(0.65) * shade)[:, :, None]
-    image = blur(image, 0.14) + np.float32(region.haze)
+    image = soften(image, 0.14) + np.float32(region.haze)
     image += rng.normal(0.0, 0.0012, image.shape).astype(np.float32)
     return np.asarray(np.maximum(image, np.float32(0.0005)), dtype=np.float32)
 
@@ -246,7 +246,7 @@ def _ponds(canvas: _Canvas) -> None:
     tilt = float(canvas.rng.uniform(0, 1.6))
     for _ in range(int(canvas.rng.integers(2, 7))):
         share = _rectangle(canvas, float(canvas.rng.uniform(3, 9)), tilt)
-        canvas.put("sand", blur(share[:, :, None], 0.25)[:, :, 0] * np.float32(0.8))
+        canvas.put("sand", soften(share[:, :, None], 0.25)[:, :, 0] * np.float32(0.8))
         canvas.put(str(canvas.rng.choice(["water", "silt", "turquoise"])), share)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.data.noise import FAR, Field, blur, cover, fractal, hillshade, smoothstep, stroke, wander
+from toolkit.data.noise import FAR, Field, cover, fractal, hillshade, smoothstep, soften, stroke, wander
 
 Image = NDArray[np.float32]
 _UNIT = 448  # the size at which the widths below are pixels
@@ -61,7 +61,7 @@ def paint_wall(
         _plants(rng, image, unit, mask)
     if rng.random() < 0.3:
         _shadow(rng, image, unit)
-    image = blur(image, float(rng.uniform(0.0, 0.16)))
+    image = soften(image, float(rng.uniform(0.0, 0.16)))
     image += rng.normal(0.0, float(rng.uniform(0.004, 0.014)), image.shape).astype(np.float32)
     pixels = np.rint(np.clip(image * np.float32(wall.light), 0, 1) * 255).astype(np.uint8)
     return pixels, mask.astype(np.uint8)
