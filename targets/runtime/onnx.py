@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from targets.runtime.errors import HighwallError
+from targets.runtime.feed import feed
 
 SMALL: Final = 128 * 128  # pixels
-_DTYPES = {"tensor(uint8)": np.dtype(np.uint8), "tensor(uint16)": np.dtype(np.uint16)}
+_DTYPES: Final[dict[Any, np.dtype[Any]]] = {"tensor(uint8)": np.dtype(np.uint8), "tensor(uint16)": np.dtype(np.uint16)}
 
 
 def load() -> Any:
@@ -57,8 +58,8 @@ class Session:
         if inputs["image"].type not in _DTYPES or len(inputs["image"].shape) != 4:
             kind, shape = inputs["image"].type, inputs["image"].shape
             raise HighwallError(f"the model's image is {kind} {shape}; wanted is uint8 or uint16 (1, H, W, C)")
-        self.dtype = _DTYPES[inputs["image"].type]
-        self.shape = tuple(inputs["image"].shape[1:])
+        self.dtype: np.dtype[Any] = _DTYPES[inputs["image"].type]
+        self.shape: tuple[int, ...] = tuple(inputs["image"].shape[1:])
         self.sensors = int(inputs["sensors"].shape[1]) if "sensors" in inputs else 0
 
     def run(self, image: NDArray[Any], sensors: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -66,18 +67,9 @@ class Session:
 
         Raises HighwallError when an input does not fit the model.
         """
-        if image.dtype != self.dtype or image.shape != self.shape:
-            raise HighwallError(
-                f"the model takes {self.dtype} images of {self.shape}, not {image.dtype} of {image.shape}"
-            )
-        given = 0 if sensors is None else sensors.size
-        if given != self.sensors:
-            raise HighwallError(f"the model takes {self.sensors} sensor features, {given} were given")
-        feed = {"image": np.ascontiguousarray(image)[None]}
-        if sensors is not None and self.sensors:
-            feed["sensors"] = np.asarray(sensors, np.float32).reshape(1, -1)
+        fed = feed(self, image, sensors)
         try:
-            (probability,) = self._session.run(["probability"], feed)
+            (probability,) = self._session.run(["probability"], fed)
         except Exception as error:  # as above
             raise HighwallError(f"ONNX Runtime failed to run the model: {_first_line(error)}") from error
         return np.asarray(probability[0], np.float32)

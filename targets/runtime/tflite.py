@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from targets.runtime.errors import HighwallError
+from targets.runtime.feed import feed
 
 _IDENTIFIER = b"TFL3"
 # tflite-runtime's binding knows no uint16, so such pixels travel as int32.
-_DTYPES = {np.uint8: np.dtype(np.uint8), np.int32: np.dtype(np.uint16)}
+_DTYPES: Final[dict[Any, np.dtype[Any]]] = {np.uint8: np.dtype(np.uint8), np.int32: np.dtype(np.uint16)}
 
 Kernels = Literal["fastest", "built-in", "reference"]
 _RESOLVERS: Final[dict[Kernels, str]] = {
@@ -83,8 +84,8 @@ class Session:
             kind = np.dtype(outputs["probability"]["dtype"])
             raise HighwallError(f"the model's probability is {kind}; wanted is float32")
         self._output = int(outputs["probability"]["index"])
-        self.dtype = _DTYPES[image["dtype"]]
-        self.shape = tuple(int(length) for length in image["shape"][1:])
+        self.dtype: np.dtype[Any] = _DTYPES[image["dtype"]]
+        self.shape: tuple[int, ...] = tuple(int(length) for length in image["shape"][1:])
         self.sensors = math.prod(self._inputs["sensors"]["shape"].tolist()) if "sensors" in self._inputs else 0
 
     def run(self, image: NDArray[Any], sensors: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -92,18 +93,10 @@ class Session:
 
         Raises HighwallError when an input does not fit the model.
         """
-        if image.dtype != self.dtype or image.shape != self.shape:
-            raise HighwallError(
-                f"the model takes {self.dtype} images of {self.shape}, not {image.dtype} of {image.shape}"
-            )
-        given = 0 if sensors is None else sensors.size
-        if given != self.sensors:
-            raise HighwallError(f"the model takes {self.sensors} sensor features, {given} were given")
-        feed = {"image": np.ascontiguousarray(image, self._inputs["image"]["dtype"])[None]}
-        if sensors is not None and self.sensors:
-            feed["sensors"] = np.asarray(sensors, np.float32).reshape(1, -1)
+        fed = feed(self, image, sensors)
+        fed["image"] = fed["image"].astype(self._inputs["image"]["dtype"], copy=False)
         try:
-            for name, values in feed.items():
+            for name, values in fed.items():
                 self._interpreter.set_tensor(self._inputs[name]["index"], values)
             self._interpreter.invoke()
             probability = self._interpreter.get_tensor(self._output)
