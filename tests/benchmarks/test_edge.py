@@ -262,17 +262,15 @@ def test_the_mean_of_the_hosts_gradients_is_the_gradient_of_the_whole_batch(netw
     ("lacks", "said"),
     [("root", "need root"), ("ip", "ip is not"), ("tc", "tc is not"), ("tun", "tun"), ("quota", "no quota")],
 )
-def test_a_machine_that_lacks_a_part_is_told_which_in_one_line(monkeypatch, capsys, tmp_path, lacks, said):
+def test_a_machine_that_lacks_a_part_is_told_which_in_one_line(monkeypatch, tmp_path, lacks, said):
     monkeypatch.setattr(os, "geteuid", lambda: 1000 if lacks == "root" else 0)
     monkeypatch.setattr(shutil, "which", lambda program: None if program == lacks else f"/sbin/{program}")
     monkeypatch.setattr(hosts, "TUN", str(tmp_path / "tun" if lacks == "tun" else tmp_path))
     monkeypatch.setattr(hosts, "CGROUPS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["edge", "--quick", "--results", str(tmp_path)])
-    assert main() == 1
-    complaint = capsys.readouterr().err.strip()
-    assert said in complaint
-    assert "--modelled" in complaint
-    assert "\n" not in complaint
+    with pytest.raises(HighwallError, match=f"{said}.*--modelled") as complaint:
+        main()
+    assert "\n" not in str(complaint.value)
     assert list(tmp_path.iterdir()) == []
 
 
