@@ -247,14 +247,14 @@ def test_no_bytes_whatever_make_the_decoder_raise(data, kind):
     decoder = LineDecoder(kind, Text(tag="L-1", columns=("strain", "load")), BOOT)
     decoder.feed(data + b"\n")
     decoder.feed(data)
-    assert len(decoder._tail) <= lines.LONGEST
+    assert len(decoder._pieces._begun) <= lines.LONGEST
 
 
 def test_memory_stays_bounded_without_a_single_line_end():
     decoder = LineDecoder("json", Text(tag="L-1"), BOOT)
     for _ in range(100):
         assert decoder.feed(b"x" * 1000) == []
-        assert len(decoder._tail) <= lines.LONGEST
+        assert len(decoder._pieces._begun) <= lines.LONGEST
     assert decoder.counters["too_long"] == 1
     assert len(decoder.feed(b'\n{"values": {}}\n')) == 1
     assert decoder.counters["skipped_bytes"] == 100_000

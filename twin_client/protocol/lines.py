@@ -19,6 +19,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from twin_client.protocol.errors import ProtocolError
+from twin_client.protocol.pieces import Pieces
 from twin_client.protocol.records import Position
 from twin_client.protocol.tags import Frame
 
@@ -109,41 +110,23 @@ class LineDecoder:
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self._text = text
         self._read: Callable[[bytes], _Line | None] = self._json_line if kind == "json" else self._csv_line
-        self._beheads = kind == "csv"  # half a JSON object is none, half a CSV line may be one
+        # Half a JSON object is none, half a CSV line may be one.
+        self._pieces = Pieces(b"\n", LONGEST, self.counters, headless=kind == "csv")
         self._boot = boot
         self._marks = dict(marks or {})
         self._most = len(self._marks) + MOST_TAGS
-        self._tail = bytearray()
-        self._deaf = self._beheads
 
     def feed(self, data: bytes) -> list[Frame]:
         """The lines that `data` completes, in order, in the form of frames."""
         frames: list[Frame] = []
-        *ended, rest = data.replace(b"\r", b"\n").split(b"\n")
-        for piece in ended:
-            self._hold(piece)
-            line = bytes(self._tail).strip()
-            self._tail.clear()
-            self._deaf = False
-            if line:
+        for piece in self._pieces.cut(data.replace(b"\r", b"\n")):
+            if line := piece.strip():
                 self._take(line, frames)
-        self._hold(rest)
         return frames
 
     def reset(self) -> None:
         """Give up on a line that has begun: the line was cut, and what comes next is not its end."""
-        self.counters["skipped_bytes"] += len(self._tail)
-        self._tail.clear()
-        self._deaf = self._beheads
-
-    def _hold(self, data: bytes) -> None:
-        if not self._deaf and len(self._tail) + len(data) <= LONGEST:
-            self._tail += data
-            return
-        self.counters["too_long"] += not self._deaf
-        self.counters["skipped_bytes"] += len(self._tail) + len(data)
-        self._tail.clear()
-        self._deaf = True
+        self._pieces.reset()
 
     def _take(self, line: bytes, frames: list[Frame]) -> None:
         try:

@@ -28,6 +28,7 @@ import msgspec
 
 from twin_client.protocol.cobs import stuff, unstuff
 from twin_client.protocol.errors import ProtocolError
+from twin_client.protocol.pieces import Pieces
 from twin_client.protocol.records import Measure, Position, Reading, Stamp, Window
 
 VERSION: Final = 1
@@ -153,49 +154,25 @@ class Decoder:
 
     def __init__(self) -> None:
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
-        self._tail = bytearray()  # begun, not ended
-        self._deaf = False  # in a stretch that is too long already: nothing counts until the next zero
+        self._pieces = Pieces(b"\0", LONGEST, self.counters)
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that `data` completes, in order."""
         frames = []
-        if 0 in data:
-            first, *pieces = data.split(b"\0")
-            self._hold(first)
-            pieces, rest = [bytes(self._tail), *pieces[:-1]], pieces[-1]
-            self._tail.clear()
-            self._deaf = False
-            for piece in pieces:
-                if piece:
-                    frame = self._frame(piece)
-                    if frame is None:
-                        self.counters["skipped_bytes"] += len(piece)
-                    else:
-                        frames.append(frame)
-            data = rest
-        self._hold(data)
+        for piece in self._pieces.cut(data):
+            frame = self._frame(piece)
+            if frame is None:
+                self.counters["skipped_bytes"] += len(piece)
+            else:
+                frames.append(frame)
         return frames
 
     def reset(self) -> None:
         """Give up on a frame that has begun: the line was cut, and what comes next is not its end."""
-        self.counters["skipped_bytes"] += len(self._tail)
-        self._tail.clear()
-        self._deaf = False
-
-    def _hold(self, data: bytes) -> None:
-        if not self._deaf and len(self._tail) + len(data) <= LONGEST:
-            self._tail += data
-            return
-        self.counters["too_long"] += not self._deaf
-        self.counters["skipped_bytes"] += len(self._tail) + len(data)
-        self._tail.clear()
-        self._deaf = True
+        self._pieces.reset()
 
     def _frame(self, piece: bytes) -> Frame | None:
         count = self.counters
-        if len(piece) > LONGEST:
-            count["too_long"] += 1
-            return None
         body = unstuff(piece)
         if body is None:
             count["bad_cobs"] += 1
