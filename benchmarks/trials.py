@@ -84,7 +84,6 @@ def main() -> None:
     parser.add_argument("--lr", type=float)
     parser.add_argument("--no-ratios", action="store_true", help="without log ratios of bands")
     parser.add_argument("--seams", type=float, default=batches.SEAMS, help="share of photographs with a straight edge")
-    parser.add_argument("--transplants", type=float, default=batches.TRANSPLANTS, help="share with another's cracks")
     parser.add_argument("--harsh", type=float, default=0.0, help="as of `highwall train`")
     parser.add_argument("--from", dest="start", type=Path, help="a run on other data to go on from")
     parser.add_argument("--threads", type=int, default=1)
@@ -105,7 +104,7 @@ def _run(args: argparse.Namespace) -> None:
     name = f"{args.name}-{args.task}-{args.aside}-{args.inner}"
     done = args.results / f"{name}.json"
     keys = "name task aside inner network multiplier width growth epochs".split()
-    keys += "optimizer loss lr no_ratios seams harsh transplants".split()
+    keys += "optimizer loss lr no_ratios seams harsh".split()
     settings = {key: getattr(args, key) for key in keys}
     samples = read(args.data)
     settings["pretrained"] = pretrained(args.start, samples)
@@ -118,7 +117,6 @@ def _run(args: argparse.Namespace) -> None:
         return
     torch.set_num_threads(args.threads)
     batches.SEAMS = args.seams
-    batches.TRANSPLANTS = args.transplants
     if samples.folds is None:
         raise HighwallError(f"{args.data} has no folds.csv; a trial needs folds")
     request = Request(

@@ -112,29 +112,6 @@ def seam(images: Tensor, masks: Tensor, chance: float = 0.5) -> tuple[Tensor, Te
     return images * shade.to(images.device), masks.masked_fill(covered.to(masks.device), 0.0)
 
 
-def transplant(images: Tensor, masks: Tensor, chance: float = 0.5, reach: int = 3) -> tuple[Tensor, Tensor]:
-    """Cracks of one image of the batch on another's wall, as what they leave of the light around them.
-
-    The light around a crack is the mean of a window without it; a crack goes over with `reach` pixels of its rim.
-    """
-    n = images.shape[0]
-    hit = _hits(n, chance).to(images.device)
-    given, cracks = images.roll(1, 0), masks.roll(1, 0)
-    rim = F.max_pool2d(cracks, 2 * reach + 1, 1, reach)
-    bare = 1 - rim
-    light = _around(given * bare) / _around(bare).clamp(min=1e-3)
-    left = (given / light.clamp(min=0.02)).clamp(0, 1.6)
-    soft = F.avg_pool2d(F.pad(rim, (reach,) * 4, mode="replicate"), 2 * reach + 1, 1) * hit
-    soft = torch.maximum(soft, cracks * hit)
-    return images * torch.lerp(torch.ones_like(left), left, soft), torch.maximum(masks, cracks * hit)
-
-
-def _around(images: Tensor, side: int = 49) -> Tensor:
-    """The mean of a window around each pixel, as far as the image goes."""
-    rows = F.avg_pool2d(images, (side, 1), 1, (side // 2, 0), count_include_pad=False)
-    return F.avg_pool2d(rows, (1, side), 1, (0, side // 2), count_include_pad=False)
-
-
 def shadow(images: Tensor, chance: float = 0.3) -> Tensor:
     """Half of some of the images in shade, behind a line that is sharp or soft."""
     n, _, height, width = images.shape

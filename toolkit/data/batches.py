@@ -21,8 +21,6 @@ CEILING = {"uint8": 255.0, "uint16": 65535.0}
 WEATHER = {"classify": 0.3, "segment": 1.0}
 # How many of the photographs get a straight edge that is no crack.
 SEAMS = 0.5
-# How many get another's cracks on their wall.
-TRANSPLANTS = 0.0
 
 # A sensor feature further from its mean counts as this far, in standard deviations. A broken gauge then cannot
 # shout down the camera, and int8 ranges can cover every reading there may be, not only those seen so far.
@@ -154,8 +152,6 @@ def training_batches(
         if float(torch.rand(())) < 0.5 and min(images.shape[2:]) >= 9:
             images, masks = augment.zoom(images, masks)
         if masks is not None:
-            if TRANSPLANTS:
-                images, masks = augment.transplant(images, masks, TRANSPLANTS)
             images, masks = augment.seam(images, masks, SEAMS)
             images = augment.shadow(images)
         if harsh:
