@@ -1,7 +1,5 @@
 """A stream of bytes cut where its pieces end, whatever else comes down the line."""
 
-from collections.abc import Iterator
-
 
 class Pieces:
     """What stands between ends, in order. It holds one piece's bytes at most, from one call to the next.
@@ -16,17 +14,18 @@ class Pieces:
         self._begun = bytearray()
         self._deaf = headless  # nothing is held until the next end
 
-    def cut(self, data: bytes) -> Iterator[bytes]:
-        """The pieces that `data` ends, but empty ones. It is to be read to its end."""
+    def cut(self, data: bytes) -> list[bytes]:
+        """The pieces that `data` ends, but empty ones."""
+        whole = []
         *ended, rest = data.split(self._end)
         for piece in ended:
             self._hold(piece)
-            whole = bytes(self._begun)
+            if self._begun:
+                whole.append(bytes(self._begun))
             self._begun.clear()
             self._deaf = False
-            if whole:
-                yield whole
         self._hold(rest)
+        return whole
 
     def reset(self) -> None:
         """Give up on a piece that has begun: the line was cut, and what comes next is not its end."""
