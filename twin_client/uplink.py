@@ -104,6 +104,7 @@ class Uplink:
         self._shunned: dict[str, float] = {}  # until when a topic is left alone
         self._acknowledged: dict[str, list[Range]] = {}
         self._unconfirmed: dict[int, float] = {}  # when each message went that has no PUBACK yet
+        self._answered = now()  # when the broker confirmed a message last
         self._token = 0
         self._settled = 0.0
         self._connection: Connection | None = None
@@ -125,7 +126,8 @@ class Uplink:
             if self._connection is None or not self.up or self._now() < self._shunned.get(message.topic, 0.0):
                 return False
             try:
-                await delivered(self._connection, message, self.settings.pace.wait)
+                batches = 1 + len(self.delivery.flights)  # which are on their way already, and go before it
+                await delivered(self._connection, message, self.settings.pace.wait * batches)
             except (MqttError, Refused, TimeoutError):
                 self._in_vain[message.topic] += 1
                 if self._in_vain[message.topic] >= _TRIES:
@@ -232,6 +234,7 @@ class Uplink:
 
             def done(error: Exception | None, number: int = number, token: int = self._token) -> None:
                 self._unconfirmed.pop(token, None)
+                self._answered = self._now()
                 left.discard(number)
                 self._confirmed(flight, error, last=not left)
 
@@ -280,14 +283,22 @@ class Uplink:
                 self._acknowledged.setdefault(epoch, []).extend(union(ranges))
 
     def _watch_for_silence(self, now: float) -> None:
-        """Where the broker itself is silent, the link is down; where only the twin is, its batches go again."""
-        silent = now - min(self._unconfirmed.values(), default=now)
-        if silent >= self.settings.pace.wait:
+        """Where the broker itself is silent, the link is down; where only the twin is, its batches go again.
+
+        A slow link looks like that too, so less goes after it: else the same bytes would go up for ever.
+        """
+        silent = now - self._waits_since(now)
+        if silent >= self.delivery.wait:
+            self.delivery.unanswered()
             raise MqttError(f"no answer for {silent:.0f} s")
         late = self.delivery.expired(now)
         self.counters["resent"] += sum(len(flight.rows) for flight in late)
         if late:
             self._became(f"connected to {self.destination.host}, where nobody acknowledges anything")
+
+    def _waits_since(self, now: float) -> float:
+        """Since when nothing came back though something should: answers to what went before show that the link works."""
+        return max(min(self._unconfirmed.values()), self._answered) if self._unconfirmed else now
 
     async def _wait(self, now: float) -> None:
         times = [_LOOK_S]
@@ -296,7 +307,7 @@ class Uplink:
         if self._acknowledged:
             times.append(self._settled + SETTLE_S - now)
         if self._unconfirmed:
-            times.append(min(self._unconfirmed.values()) + self.settings.pace.wait - now)
+            times.append(self._waits_since(now) + self.delivery.wait - now)
         with suppress(TimeoutError):
             # Not `wait_for`, which until Python 3.12 forgets a cancellation that comes together with the event.
             async with asyncio.timeout(max(0.01, min(times))):

@@ -1,4 +1,4 @@
-"""A link between client and broker that can stall, as a mine's radio does: bytes stop and no socket closes."""
+"""A link between client and broker that is slow or stalls, as a mine's radio does: bytes stop and no socket closes."""
 
 import asyncio
 import contextlib
@@ -11,10 +11,13 @@ CHUNK = 4096
 
 
 class Link:
-    """A TCP relay from a port of its own to `target`, in a thread of its own; `with` starts and ends it."""
+    """A TCP relay from a port of its own to `target`, in a thread of its own; `with` starts and ends it.
 
-    def __init__(self, target: int, host: str = "127.0.0.1") -> None:
-        self.target, self.host = target, host
+    `rate`: bytes a second that it carries up, each connection for itself; None: as many as come.
+    """
+
+    def __init__(self, target: int, host: str = "127.0.0.1", rate: int | None = None) -> None:
+        self.target, self.host, self.rate = target, host, rate
         self.port = 0
         self._loop = asyncio.new_event_loop()
         self._open: asyncio.Event
@@ -55,7 +58,7 @@ class Link:
         asyncio.set_event_loop(self._loop)
         self._open = asyncio.Event()
         self._open.set()
-        server = self._loop.run_until_complete(asyncio.start_server(self._pair, self.host, 0))
+        server = self._loop.run_until_complete(asyncio.start_server(self._pair, sock=self._listener()))
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         self._loop.run_forever()
@@ -66,6 +69,12 @@ class Link:
         self._loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
         self._loop.close()
 
+    def _listener(self) -> socket.socket:
+        listener = socket.create_server((self.host, 0))
+        if self.rate is not None:  # else its buffer would swallow what the link is too slow for
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK)
+        return listener
+
     async def _pair(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._pairs.add(writer)
         try:
@@ -73,7 +82,7 @@ class Link:
             far_reader, far_writer = await asyncio.open_connection(self.host, self.target)
             self._pairs.add(far_writer)
             try:
-                ways = [self._carry(reader, far_writer), self._carry(far_reader, writer)]
+                ways = [self._carry(reader, far_writer, self.rate), self._carry(far_reader, writer)]
                 tasks = [asyncio.create_task(way) for way in ways]
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in tasks:
@@ -87,9 +96,13 @@ class Link:
             self._pairs.discard(writer)
             writer.transport.abort()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rate: int | None = None
+    ) -> None:
         with contextlib.suppress(OSError):
-            while data := await reader.read(CHUNK):
+            while data := await reader.read(CHUNK if rate is None else min(CHUNK, max(1, rate // 20))):
+                if rate is not None:
+                    await asyncio.sleep(len(data) / rate)
                 await self._open.wait()
                 writer.write(data)
                 await writer.drain()

@@ -22,9 +22,10 @@ class Row:
 
 
 class Shelf:
-    """A store in memory that answers as the outbox does."""
+    """A store in memory that answers as the outbox does. `size`: bytes of a row."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 40) -> None:
+        self.body = b"x" * size
         self.rows: dict[tuple[str, int], Row] = {}
         self.lasts: dict[str, int] = {"a": 0}
 
@@ -32,7 +33,7 @@ class Shelf:
         epoch = list(self.lasts)[-1]
         for _ in range(count):
             self.lasts[epoch] += 1
-            self.rows[epoch, self.lasts[epoch]] = Row(epoch, self.lasts[epoch])
+            self.rows[epoch, self.lasts[epoch]] = Row(epoch, self.lasts[epoch], body=self.body)
         return epoch, self.lasts[epoch]
 
     def reborn(self) -> None:
@@ -236,6 +237,33 @@ def test_batches_grow_while_answers_are_quick_and_shrink_when_none_come() -> Non
         now = delivery.wake(now) or 0.0
         assert delivery.expired(now) == [flight]
         assert delivery.rows == expected
+
+
+@given(rate=st.floats(200, 2e6), size=st.integers(1, 9000), delay=st.floats(0.01, 2))
+def test_over_any_link_on_which_one_row_arrives_everything_does(rate: float, size: int, delay: float) -> None:
+    """A pipe of `rate` bytes a second; where nothing comes back in time it is given up, and what it held is lost."""
+    shelf = Shelf(size)
+    shelf.append(60)
+    delivery = Delivery(Pace(wait=10.0))
+    delivery.connected(shelf.held())
+    now = free = answered = carried = 0.0
+    arrivals: dict[int, float] = {}
+    while shelf.rows:
+        for flight in fly(delivery, shelf, now):
+            carried += len(flight.rows) * size
+            free = max(free, now) + len(flight.rows) * size / rate
+            arrivals[id(flight)] = free + delay
+        first = delivery.flights[0]
+        late = max(first.sent, answered) + delivery.wait
+        if arrivals[id(first)] < late:
+            now = answered = max(now, arrivals[id(first)])
+            assert not delivery.expired(now)
+            land(delivery, shelf, first, now)
+        else:
+            now = free = late
+            delivery.unanswered()
+            delivery.connected(shelf.held())
+    assert carried <= 7 * (1 << 17) + 4 * 60 * size, "what goes up in vain is what it took to find out how slow it is"
 
 
 def test_the_longer_nobody_answers_the_longer_it_waits_with_one_batch_on_its_way() -> None:

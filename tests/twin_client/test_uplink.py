@@ -202,6 +202,16 @@ def test_a_link_that_stalls_is_noticed_and_costs_nothing(broker: Broker, twin: R
     assert all_there_once(gateway, twin)
 
 
+def test_over_a_slow_link_less_goes_at_once_until_it_arrives(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
+    patient = msgspec.structs.replace(QUICK, pace=Pace(wait=0.5, least_rows=1))
+    with Link(broker.port, rate=8000) as link, Gateway(tmp_path / "box", link.port, patient) as gateway:
+        gateway.append(300)
+        assert gateway.emptied(60)
+        assert gateway.uplink.counters["bytes"] > 20_000, "a batch of fifty is more than half a second of this link"
+        assert gateway.uplink.counters["bytes"] < 120_000, "what goes up twice is less than what goes up once"
+    assert all_there_once(gateway, twin)
+
+
 def test_it_stops_at_once_over_a_link_that_hangs(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
     with Link(broker.port) as link:
         with Gateway(tmp_path / "box", link.port) as gateway:

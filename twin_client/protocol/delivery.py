@@ -18,6 +18,7 @@ from twin_client.protocol.ranges import Range, ranges_of, subtract, union
 _GROW_WITHIN: Final = 0.25  # of the time that a batch may take: then the next one may be larger
 _SHRINK_ABOVE: Final = 0.5  # of it: then the next one is smaller
 _PATIENCE: Final = 5  # how often the time to wait for an acknowledgement doubles, at most
+_LEAST_BYTES: Final = 1024  # of a batch, unless one row is larger
 
 
 class Pace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,7 +27,7 @@ class Pace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flights: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4  # batches on their way at once
     least_rows: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10  # of a batch, on a link that is slow
     most_rows: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 500
-    most_bytes: Annotated[int, msgspec.Meta(ge=1024, le=1 << 20)] = 1 << 17  # of a batch, unless one row is larger
+    most_bytes: Annotated[int, msgspec.Meta(ge=_LEAST_BYTES, le=1 << 20)] = 1 << 17  # of a batch, or else one row
     share: Annotated[int, msgspec.Meta(ge=2, le=100)] = 4  # one batch in so many is for the backlog
     behind: Annotated[int, msgspec.Meta(ge=100)] = 20_000  # live rows; where more wait, these become backlog too
     wait: Annotated[float, msgspec.Meta(ge=0.1, le=600)] = 10.0  # seconds for an acknowledgement
@@ -78,6 +79,7 @@ class Flight:
     rows: tuple[Stored, ...]
     sent: float
     live: bool
+    since: float  # when its turn came: it was sent, and all that went before it was answered
     left: list[Range] = field(default_factory=list)  # numbers that were not acknowledged yet
 
 
@@ -87,8 +89,10 @@ class Delivery:
     def __init__(self, pace: Pace | None = None):
         self.pace = pace or Pace()
         self.flights: list[Flight] = []
-        self.rows = max(self.pace.least_rows, min(50, self.pace.most_rows))  # of the next batch
-        self.quiet = 0  # batches in a row that came to nothing
+        self.rows = max(self.pace.least_rows, min(50, self.pace.most_rows))  # of the next batch, at most
+        self.bytes = self.pace.most_bytes  # the same
+        self.quiet = False  # the last batch came to nothing
+        self._patience = 0  # how often the time to wait is doubled just now
         self._live = Held("", 1, 0)
         self._backlog: deque[Held] = deque()
         self._again: deque[Held] = deque()
@@ -126,7 +130,7 @@ class Delivery:
         if held is None:
             return None
         self._asked = True
-        return Ask(held.epoch, held.first, held.last, self.rows, self.pace.most_bytes, held is self._live)
+        return Ask(held.epoch, held.first, held.last, self.rows, self.bytes, held is self._live)
 
     def loaded(self, ask: Ask, rows: Iterable[Stored], now: float) -> Flight | None:
         """Take the rows that were read for `ask`; the batch to send now, or None where there is nothing to send."""
@@ -135,7 +139,7 @@ class Delivery:
         if not self._pass(ask, found[-1].seq if found else ask.last) or not found:
             return None  # the queue is no longer what was asked for, or these rows are not there any more
         self._since_backlog = self._since_backlog + 1 if ask.live else 0
-        flight = Flight(ask.epoch, found, now, ask.live, ranges_of(row.seq for row in found))
+        flight = Flight(ask.epoch, found, now, ask.live, now, ranges_of(row.seq for row in found))
         self.flights.append(flight)
         return flight
 
@@ -146,10 +150,13 @@ class Delivery:
             left = subtract(flight.left, known)
             if left == flight.left:
                 continue
-            flight.left, self.quiet = left, 0
+            flight.left, self.quiet = left, False
+            self._patience = self._patience_for(now - flight.since)
             if not left:
+                for behind in self.flights[self.flights.index(flight) + 1 :]:
+                    behind.since = now  # on a slow link it waited for its turn, not for its answer
                 self.flights.remove(flight)
-                self._adapt(now - flight.sent, len(flight.rows))
+                self._adapt(now - flight.since, flight.rows)
         again, self._again = self._again, deque()
         for held in again:
             whole = [(held.first, held.last)]
@@ -158,12 +165,16 @@ class Delivery:
 
     def expired(self, now: float) -> list[Flight]:
         """Batches that nobody acknowledged in time: they go again, smaller, and one at a time until one is answered."""
-        late = [flight for flight in self.flights if now - flight.sent >= self.wait]
+        late = [flight for flight in self.flights if now - flight.since >= self.wait]
         for flight in late:
             self._fail(flight)
         if late:
             self._less()
         return late
+
+    def unanswered(self) -> None:
+        """The link is given up as nothing came back: after the next `connected` less goes at once, with more time."""
+        self._less()
 
     def refused(self, flight: Flight, now: float) -> None:
         """The broker would not have this batch: it goes again after a while, for the reason may pass."""
@@ -175,11 +186,11 @@ class Delivery:
     @property
     def wait(self) -> float:
         """Seconds that an acknowledgement may take just now."""
-        return self.pace.wait * float(2**self.quiet)
+        return self.pace.wait * float(2**self._patience)
 
     def wake(self, now: float) -> float | None:
         """When to look again even if nothing happens; None: no need."""
-        times = [flight.sent + self.wait for flight in self.flights]
+        times = [flight.since + self.wait for flight in self.flights]
         if self._rest_until > now:
             times.append(self._rest_until)
         return min(times, default=None)
@@ -224,15 +235,27 @@ class Delivery:
         self._again.extend(Held(flight.epoch, first, last) for first, last in flight.left)
 
     def _less(self) -> None:
-        self.rows = max(self.pace.least_rows, self.rows // 2)
-        self.quiet = min(self.quiet + 1, _PATIENCE)
+        self._smaller()
+        self.quiet = True
+        self._patience = min(self._patience + 1, _PATIENCE)
         self._probes += 1
 
-    def _adapt(self, took: float, rows: int) -> None:
+    def _patience_for(self, took: float) -> int:
+        """For the next batch at least twice the time that this one has needed."""
+        return next((n for n in range(_PATIENCE) if self.pace.wait * 2**n >= 2 * took), _PATIENCE)
+
+    def _smaller(self) -> None:
+        self.rows = max(self.pace.least_rows, self.rows // 2)
+        self.bytes = max(_LEAST_BYTES, self.bytes // 2)
+
+    def _adapt(self, took: float, rows: Sequence[Stored]) -> None:
         if took > self.pace.wait * _SHRINK_ABOVE:
-            self.rows = max(self.pace.least_rows, self.rows // 2)
-        elif took <= self.pace.wait * _GROW_WITHIN and rows >= self.rows:  # only a full batch says that more would do
-            self.rows = min(self.pace.most_rows, self.rows * 2)
+            self._smaller()
+        elif took <= self.pace.wait * _GROW_WITHIN:  # and only a full batch says that more would do
+            if len(rows) >= self.rows:
+                self.rows = min(self.pace.most_rows, self.rows * 2)
+            if sum(len(row.body) for row in rows) >= self.bytes // 2:
+                self.bytes = min(self.pace.most_bytes, self.bytes * 2)
 
 
 class Retry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
