@@ -297,7 +297,7 @@ class Uplink:
             self._became(f"connected to {self.destination.host}, where nobody acknowledges anything")
 
     def _waits_since(self, now: float) -> float:
-        """Since when nothing came back though something should: answers to what went before show that the link works."""
+        """Since when nothing came back though something should; an answer to what went before shows a link."""
         return max(min(self._unconfirmed.values()), self._answered) if self._unconfirmed else now
 
     async def _wait(self, now: float) -> None:

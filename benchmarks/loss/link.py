@@ -96,9 +96,7 @@ class Link:
             self._pairs.discard(writer)
             writer.transport.abort()
 
-    async def _carry(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rate: int | None = None
-    ) -> None:
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rate: int | None = None) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK if rate is None else min(CHUNK, max(1, rate // 20))):
                 if rate is not None:
