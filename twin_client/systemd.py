@@ -11,7 +11,9 @@ WATCHDOG_S: Final = 60
 UNIT: Final = """\
 [Unit]
 Description=Highwall twin client
-After=network.target
+# A device group that the kernel does not know yet when this starts is not allowed later, when somebody plugs it in.
+Wants=modprobe@usbserial.service modprobe@cdc_acm.service modprobe@videodev.service
+After=network.target modprobe@usbserial.service modprobe@cdc_acm.service modprobe@videodev.service
 StartLimitIntervalSec=0
 
 [Service]
@@ -30,6 +32,7 @@ RuntimeDirectory=highwall
 UMask=0077
 
 NoNewPrivileges=true
+# Without capabilities nobody sets the clock. ProtectClock= would forbid as well to ask whether NTP holds it.
 CapabilityBoundingSet=
 ProtectSystem=strict
 ProtectHome=true
@@ -38,7 +41,6 @@ ProtectKernelTunables=true
 ProtectKernelModules=true
 ProtectKernelLogs=true
 ProtectControlGroups=true
-ProtectClock=true
 ProtectHostname=true
 ProtectProc=invisible
 ProcSubset=all
@@ -51,12 +53,19 @@ RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged
+# By these the kernel tells whether NTP holds the clock.
+SystemCallFilter=adjtimex clock_adjtime clock_adjtime64
+# What else is called fails: an agent that is killed at each start, or a camera's command at each image, is no safer.
+SystemCallErrorNumber=EPERM
 DevicePolicy=closed
 DeviceAllow=char-ttyUSB rw
 DeviceAllow=char-ttyACM rw
 DeviceAllow=char-ttyAMA rw
 DeviceAllow=char-ttyS rw
 DeviceAllow=char-video4linux rw
+# libcamera (rpicam-still) finds its camera through the media controllers, and has its buffers from a DMA heap.
+DeviceAllow=char-media rw
+DeviceAllow=char-dma_heap rw
 MemoryHigh=384M
 MemoryMax=512M
 TasksMax=64
