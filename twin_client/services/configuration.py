@@ -29,7 +29,7 @@ _MOST_FAULTS: Final = 20  # named in one refusal
 _SAVE_EVERY: Final = 10.0  # seconds of a trial that a power cut may give back to it
 
 
-class Trial(msgspec.Struct, frozen=True):
+class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a desired state may go without the twin being reached."""
 
     limit: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 600.0  # seconds, in all

@@ -19,14 +19,16 @@ from twin_client.services.https import LinkError, Reply, address_of, exchange
 _RANGE: Final = re.compile(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15}|\*)")
 
 
-class Link(msgspec.Struct, frozen=True):
+class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a download puts up with a bad link."""
 
     patience: Annotated[float, msgspec.Meta(gt=0, le=600)] = 30.0  # seconds of silence
     tries: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 8  # in a row that bring nothing new
     first: Annotated[float, msgspec.Meta(ge=0, le=60)] = 2.0  # seconds until the second of them; doubles
     most: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 300.0
-    reserve: Annotated[int, msgspec.Meta(ge=0)] = 64 * 2**20  # bytes of the disk that the outbox must find free
+    reserve: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = (
+        64 * 2**20
+    )  # bytes of the disk that the outbox must find free
 
 
 class Download:

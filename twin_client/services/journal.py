@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from targets.runtime.errors import HighwallError
 from twin_client.protocol.errors import ProtocolError
-from twin_client.protocol.orders import Answer, Command, pack, unpack
+from twin_client.protocol.orders import MOST_BYTES, Answer, Command, pack, unpack
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS command (
@@ -30,13 +30,17 @@ CREATE TABLE IF NOT EXISTS command (
 """
 
 
-class Memory(msgspec.Struct, frozen=True):
+class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much is remembered: the last `count` in any case, and every command until `margin` after its expiry."""
 
-    count: int = 1000
-    margin: float = 86_400.0  # seconds, for a clock that was ahead
-    most: int = 10_000  # commands that have not expired; more are refused
-    bytes: int = 16 * 2**20  # of all commands together
+    count: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 1000
+    margin: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] = 86_400.0  # seconds, for a clock that was ahead
+    most: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000  # commands that have not expired; more are refused
+    bytes: Annotated[int, msgspec.Meta(ge=MOST_BYTES, le=2**30)] = 16 * 2**20  # of all commands together
+
+    def __post_init__(self) -> None:
+        if self.count >= self.most:  # then those kept in any case would leave no room for another, for ever
+            raise ValueError(f"count, {self.count}, is not less than most, {self.most}")
 
 
 @dataclass(frozen=True)

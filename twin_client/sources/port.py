@@ -17,7 +17,7 @@ from twin_client.protocol.tags import Frame
 BLOCK: Final = 65_536  # bytes read from a port before the others have their turn
 STEADY: Final = 2.0  # seconds that a port must stay open, though silent, to count as back
 GARBAGE: Final = 64  # bytes without a frame that are worth a hint
-FAULTS: Final = (OSError, ValueError, TypeError, termios.error)  # all that pyserial raises when a device goes
+FAULTS: Final = (OSError, ValueError, TypeError, termios.error)  # that pyserial raises when a device goes
 
 SCHEMES: Final = ("socket", "rfc2217", "hwgrep", "loop")
 Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}\Z")]
@@ -124,7 +124,7 @@ class Port:
                 data += some
                 if len(some) < size and (not some or self.descriptor is None):
                     break
-        except FAULTS as error:
+        except Exception as error:  # whatever it is, the thread serves the other ports too
             fault = error
         self.dry = len(data) < BLOCK
         frames = []
@@ -143,7 +143,7 @@ class Port:
         """Give the device back."""
         device, self.device, self.descriptor, self.dry = self.device, None, None, True
         if device is not None:
-            with suppress(*FAULTS):  # it may be gone already
+            with suppress(Exception):  # it may be gone already
                 device.close()
             self.decoder.reset()
 
@@ -171,7 +171,7 @@ class Port:
             except io.UnsupportedOperation:
                 self.descriptor = None
                 self.device.timeout = 0.005  # these give one byte a call when they may not wait at all
-        except FAULTS as error:
+        except Exception as error:  # such as re.error and KeyError, by which pyserial says that it dislikes a url
             self._fail(error, now)
             return
         self.opened += 1
@@ -195,6 +195,7 @@ class Port:
         self._due = now + self._delay
         self._delay = min(2 * self._delay, self._retry_most)
         if not self.problem:
-            self.problem = plain(str(error) or type(error).__name__, 200)
+            kind, words = type(error).__name__, str(error)
+            self.problem = plain(words if words and isinstance(error, FAULTS) else f"{kind}: {words}".rstrip(": "), 200)
             verb = "lost" if was_open else "cannot be opened"
             self._say(f"{self._where}: {verb}: {self.problem}. It is tried again until it is there")
