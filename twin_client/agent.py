@@ -57,6 +57,7 @@ STOP_S: Final = 4.0  # within which all is committed and closed
 STUCK_S: Final = 30.0  # seconds without progress after which the watchdog is not fed any more
 LINK_STUCK_S: Final = 180.0  # the same for the link, whose connecting may take long
 ENROLLED_S: Final = 5.0  # seconds between two looks for a certificate
+RENEW_S: Final = 3600.0  # seconds between two requests for its renewal
 
 
 class Agent:
@@ -88,7 +89,8 @@ class Agent:
         self.pipeline = Pipeline(
             self._open_outbox, self.on_disk, self.judge, self.clock.stamp, committed=self._committed, say=say
         )
-        self.models = Models(self.folder / "models", self.clock.stamp, settings.services.probation)
+        own = Path(settings.model) if settings.model else None
+        self.models = Models(self.folder / "models", self.clock.stamp, settings.services.probation, own)
         self.latest: dict[str, Reading] = {}
         self.cameras = Cameras(
             settings,
@@ -100,9 +102,11 @@ class Agent:
             self.latest.get,
             say,
         )
-        self.update = Update(self.models, self._surroundings(), settings.services.link, settings.services.shadow)
+        services = settings.services
+        self.update = Update(self.models, self._surroundings(), services.link, services.shadow, settings.watch)
         self.execution: Execution | None = None
         self.serial: SerialSource | None = None
+        self._heard_to: dict[str, tuple[int, int]] = {}  # marks of serial sources that have ended
         self.uplink: Uplink | None = None
         self.reporter = Reporter(self)
         self.parts = [
@@ -227,7 +231,8 @@ class Agent:
         if self.pipeline.outbox is not None:
             marks = await self.on_disk(self.pipeline.outbox.marks)
         paired = self.pairing.tags
-        marks = {tag: mark for tag, mark in marks.items() if tag in paired}
+        # What the last source has delivered may wait for its commit yet.
+        marks = {tag: mark for tag, mark in (marks | self._heard_to).items() if tag in paired}
         source = SerialSource(wanted, paired, self.pipeline.offer, self.clock.stamp, marks=marks, say=self.say)
         source.start()
         self.serial = source
@@ -235,7 +240,10 @@ class Agent:
             await asyncio.Event().wait()
         finally:
             self.serial = None
-            await asyncio.shield(self.on_disk(source.stop, 1.0))
+            try:
+                await asyncio.shield(self.on_disk(source.stop, 1.0))
+            finally:
+                self._heard_to |= source.marks()
 
     async def _uplink(self) -> None:
         settings = self.settings.uplink
@@ -280,16 +288,16 @@ class Agent:
 
     async def _certificate(self) -> None:
         """Wait for a person's approval, and have the certificate renewed in time."""
+        now, due = asyncio.get_running_loop().time, 0.0
         while True:
-            if self.registration.identity() is None:
-                if self.registration.pending() is not None:
-                    await self.registration.wait(self.say)
-                    self.part("uplink").restart()
-            elif self.registration.renewal_due():
-                with suppress(HighwallError):
-                    await self.registration.renew()
-                    self.say("the certificate is renewed")
-                await asyncio.sleep(3600)
+            if self.registration.pending() is not None:  # also one that is to replace the identity there is
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RENEW_S):
+                        await self.registration.wait(self.say)
+                        self.part("uplink").restart()
+            if now() >= due and self.registration.renewal_due():
+                due = now() + RENEW_S
+                await self.registration.renew_and_say(self.say)
             await asyncio.sleep(ENROLLED_S)
 
     async def _tick(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from targets.runtime.errors import HighwallError
 from twin_client.config import Settings
@@ -12,12 +12,14 @@ from twin_client.config import cameras as cameras_in_force
 from twin_client.pipeline import Pipeline
 from twin_client.protocol.records import Gap, Lost, Prediction, Reading, Reason, Stamp
 from twin_client.protocol.site import Site
-from twin_client.services.models import Models
+from twin_client.services.models import Models, day_of
 from twin_client.services.update import Model, Shot
 from twin_client.sources.camera import Capture, CommandSettings, CommandSource
 from twin_client.sources.folder import FolderSource
 from twin_client.watch import Joined, Judging, Outcome, Watch
 from twin_client.worker import Worker
+
+PENDING: Final = 8  # images of a camera without their record on the disk; then it takes none until one has it
 
 
 class Source(Protocol):
@@ -30,6 +32,8 @@ class Source(Protocol):
     def captures(self) -> Any: ...
     async def capture(self) -> Capture: ...
     def done(self, capture: Capture, bad: bool = False) -> bytes: ...
+    def mark(self) -> bytes: ...
+    def drop(self, capture: Capture) -> None: ...
     def tidy(self, capture: Capture) -> None: ...
 
 
@@ -50,6 +54,7 @@ class Cameras:
         self.watch: Watch | None = None
         self.problem = "not loaded yet"
         self.sources: dict[str, tuple[Source, Judging]] = {}
+        self._marks: dict[str, bytes] = {}  # of sources that have ended: what is on the disk may be older
         self._settings, self._site, self._models, self._worker = settings, site, models, worker
         self._pipeline, self._stamp, self._latest, self._say = pipeline, stamp, latest, say
 
@@ -63,12 +68,17 @@ class Cameras:
             await self._load()
         self.sources = {}
         for name, (settings, judging) in wanted.items():
-            mark = await self._pipeline.recall(f"camera/{name}")
+            mark = self._marks.get(name) or await self._pipeline.recall(f"camera/{name}")
             kind = CommandSource if isinstance(settings, CommandSettings) else FolderSource
             self.sources[name] = (kind(settings, self._stamp, self._say, mark or b""), judging)  # type: ignore[arg-type]
-        async with asyncio.TaskGroup() as tasks:
-            for name in self.sources:
-                tasks.create_task(self._serve(name))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for name in self.sources:
+                    tasks.create_task(self._serve(name))
+        except BaseException:
+            self._marks |= {name: source.mark() for name, (source, _) in self.sources.items()}
+            self.sources = {}
+            raise
 
     async def reload(self, path: Path | None) -> None:
         """Put the artifact at `path` in use once it is proven here; None: none. Raises HighwallError."""
@@ -77,8 +87,8 @@ class Cameras:
             return
         from targets.runtime.trust import load_trust
 
-        trust = load_trust(Path(self._settings.trust))
-        opening = self._worker.call(lambda: Watch.open(path, trust, self._worker, self._settings.watch))
+        trust, today = load_trust(Path(self._settings.trust)), day_of(self._stamp())
+        opening = self._worker.call(lambda: Watch.open(path, trust, self._worker, self._settings.watch, today=today))
         try:
             self.watch = await asyncio.wrap_future(opening)
         except HighwallError as error:
@@ -102,6 +112,9 @@ class Cameras:
         for each in names:
             source, judging = self.sources[each]
             capture = await source.capture()
+            if self.sources.get(each, (None,))[0] is not source:  # its number may be another's by now
+                source.drop(capture)
+                raise HighwallError("the cameras were begun again meanwhile; ask once more")
             outcome = await self._judged(source, judging, capture, urgent=True)
             said.append(
                 f"{each} {capture.number}: probability {outcome.probability:.3f}"
@@ -121,8 +134,6 @@ class Cameras:
     async def _load(self) -> None:
         """The model that the twin has sent, the one before where that fails for good, or the gateway's own."""
         path = self._models.start()
-        if path is None and self._settings.model:
-            path = Path(self._settings.model)
         try:
             await self.reload(path)
         except HighwallError as error:
@@ -148,6 +159,8 @@ class Cameras:
                     pending.add(task)
                     task.add_done_callback(pending.discard)
                     task.add_done_callback(_raised)
+                    while len(pending) >= PENDING:  # the disk takes nothing, and images may not fill what is left of it
+                        await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for task in pending:
                     task.cancel()
@@ -156,7 +169,14 @@ class Cameras:
         watch = self.watch
         assert watch is not None
         joined = self._joined(capture.camera, watch)
-        outcome = await asyncio.wrap_future(watch.submit(capture, joined, judging, urgent))
+        try:
+            outcome = await asyncio.wrap_future(watch.submit(capture, joined, judging, urgent))
+        except asyncio.CancelledError:
+            source.drop(capture)
+            raise
+        if self.sources.get(capture.camera, (None,))[0] is not source:
+            source.drop(capture)  # who goes on has named it as lost
+            raise HighwallError("the cameras were begun again meanwhile; ask once more")
         if isinstance(outcome, Prediction):
             record: Prediction | Gap = outcome
         else:
@@ -164,11 +184,14 @@ class Cameras:
             reason: Reason = "overrun" if outcome.why == "overrun" else "unjudged"
             record = Gap(capture.at, reason, lost=lost, text=f"{outcome.why}: {outcome.text}")
         bad = not isinstance(outcome, Prediction) and outcome.why == "unreadable"
-        mark = source.done(capture, bad)
-        await self._pipeline.put([record], {f"camera/{capture.camera}": mark})
-        source.tidy(capture)
+        await asyncio.shield(asyncio.ensure_future(self._keep(source, capture, record, source.done(capture, bad))))
         await self._weigh(outcome)
         return outcome
+
+    async def _keep(self, source: Source, capture: Capture, record: Prediction | Gap, mark: bytes) -> None:
+        """What is said of an image to the disk, then the image away; also where the cameras end meanwhile."""
+        await self._pipeline.put([record], {f"camera/{capture.camera}": mark})
+        source.tidy(capture)
 
     async def _weigh(self, outcome: Outcome) -> None:
         """What an image says for or against a model that is on trial."""

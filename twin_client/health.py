@@ -43,8 +43,10 @@ class Reporter:
             elif isinstance(record, Prediction):
                 self.captured[record.camera] = record
             elif isinstance(record, Gap):
-                lost = sum(each.last - (each.first or 0) + 1 for each in record.lost)
-                self.counters[f"lost_{record.reason}"] += max(lost, size(record.seqs))
+                # Where a tag is new, or its marks are lost, what it counted before is lost only if the twin lacks it.
+                lost = sum(each.last - each.first + 1 for each in record.lost if each.first is not None)
+                if lost := max(lost, size(record.seqs)):
+                    self.counters[f"lost_{record.reason}"] += lost
 
     async def run(self) -> None:
         """A record every so often, and the status file, until cancelled."""

@@ -11,7 +11,7 @@ from targets.runtime.errors import HighwallError, plain
 
 FIRST_S: Final = 1.0  # seconds before a part that failed is begun again
 MOST_S: Final = 60.0
-STEADY_S: Final = 300.0  # seconds after which an earlier failure is forgotten
+STEADY_S: Final = 300.0  # seconds of running after which an earlier failure is over
 
 
 class Part:
@@ -30,6 +30,7 @@ class Part:
             begun, rest = loop.time(), None
             self._again.clear()
             self._task = asyncio.ensure_future(self._work())
+            steady = loop.call_later(STEADY_S, self._steady)
             try:
                 await self._task
             except asyncio.CancelledError:
@@ -41,6 +42,8 @@ class Part:
                 rest = wait
             else:
                 self.problem = ""
+            finally:
+                steady.cancel()
             with suppress(TimeoutError):
                 async with asyncio.timeout(rest):
                     await self._again.wait()
@@ -50,6 +53,11 @@ class Part:
         self._again.set()
         if self._task is not None and not self._task.done():
             self._task.cancel()
+
+    def _steady(self) -> None:
+        if self.problem:
+            self._say(f"{self.name}: runs again")
+        self.problem = ""
 
     def _failed(self, error: Exception) -> None:
         self.failures += 1

@@ -141,9 +141,11 @@ class Pipeline:
                 await asyncio.sleep(min(GROUP_S, RETRY_S))
 
     async def flush(self) -> None:
-        """Commit all that waits, now."""
+        """Commit all that waits, now; what the disk has refused is tried once more."""
         while self._waiting:
             await self._commit(self._taken())
+        if self.held:
+            await self._commit([])
 
     def _arrived(self, group: _Group) -> None:
         self._waiting.append(group)
@@ -162,6 +164,17 @@ class Pipeline:
         return groups
 
     async def _commit(self, groups: list[_Group]) -> None:
+        """Cancelled, it waits for what the disk is at: it may go through, and must not be written once more."""
+        commit = asyncio.ensure_future(self._commit_whole(groups))
+        try:
+            await asyncio.shield(commit)
+        except asyncio.CancelledError:
+            await asyncio.wait([commit])
+            with suppress(asyncio.CancelledError, Exception):
+                commit.result()  # its groups wait again
+            raise
+
+    async def _commit_whole(self, groups: list[_Group]) -> None:
         records = [record for group in groups for record in group.records]
         marks = {key: value for group in groups for key, value in group.marks.items()}
         try:

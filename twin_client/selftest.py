@@ -1,6 +1,7 @@
 """Every part of a gateway tried on this machine, one line each: what a person runs before driving home."""
 
 import asyncio
+import errno
 import os
 import shutil
 import socket
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from targets.runtime.errors import HighwallError, plain
 from twin_client import status
@@ -22,9 +23,10 @@ from twin_client.protocol.records import ClockQuality
 from twin_client.protocol.site import Destination
 from twin_client.services import tls
 from twin_client.services.https import address_of
-from twin_client.services.models import Models
+from twin_client.services.models import Models, day_of
 from twin_client.services.registration import Registration
 from twin_client.sources.camera import CommandSettings, CommandSource
+from twin_client.sources.port import FAULTS, PortSettings
 
 Verdict = Literal["ok", "look", "fail"]
 
@@ -52,17 +54,17 @@ def selftest(settings: Settings) -> Iterator[Finding]:
         ("outbox", lambda: _outbox(settings)),
         ("certificate", lambda: _certificate(settings, clock)),
         ("uplink", lambda: _uplink(settings, clock)),
-        *((f"port {port.name}", _trial_of_port(port)) for port in settings.serial.ports if port.enabled),
+        *((f"port {port.name}", _trial_of_port(settings, port)) for port in settings.serial.ports if port.enabled),
         *((f"camera {camera.name}", _trial_of_camera(camera)) for camera in settings.cameras if camera.enabled),
         *((f"folder {each.name}", _trial_of_folder(each.folder)) for each in settings.folders if each.enabled),
-        ("model", lambda: _model(settings)),
+        ("model", lambda: _model(settings, clock)),
     ]
     for part, trial in trials:
         try:
             yield Finding(part, "ok", trial())
         except _Look as found:
             yield Finding(part, "look", str(found))
-        except (HighwallError, OSError, ValueError) as error:
+        except Exception as error:  # a wrong address makes pyserial raise anything
             yield Finding(part, "fail", plain(str(error) or type(error).__name__))
 
 
@@ -143,19 +145,50 @@ def _uplink(settings: Settings, clock: Clock | None) -> str:
             return f"{where.host}:{where.port} shows a certificate of our CA, {held.version()}"
 
 
-def _trial_of_port(port: object) -> Callable[[], str]:
+def _trial_of_port(settings: Settings, port: PortSettings) -> Callable[[], str]:
     def trial() -> str:
-        import serial  # type: ignore[import-untyped]
-
-        url = getattr(port, "url", "")
-        baud = getattr(port, "baud", 115_200)
-        with closing(serial.serial_for_url(url, baud, timeout=0.5)) as device:
-            heard = device.read(256)
-        if not heard:
-            raise _Look(f"{url} opens, and is silent")
-        return f"{url} opens, {len(heard)} bytes heard"
+        found = status.status(settings)
+        if found["running"]:  # what a second reader took of its bytes would be lost to it
+            return _port_of_agent(found["agent"], port)
+        count = len(_heard_at(port))
+        if not count:
+            raise _Look(f"{port.url} opens, and is silent")
+        return f"{port.url} opens, {count} bytes heard"
 
     return trial
+
+
+def _port_of_agent(agent: dict[str, Any] | None, port: PortSettings) -> str:
+    """What the agent's own report says of a port that is the agent's to read."""
+    if agent is None:
+        raise _Look(f"{port.url} is left to the agent, which runs and has not reported for a minute")
+    known = next((each for each in agent["ports"] if (each["name"], each["url"]) == (port.name, port.url)), None)
+    if known is None:
+        mend = "restart it if gateway.toml has changed; or the twin has turned that port off"
+        raise _Look(f"{port.url} is left to the agent, which runs without it; {mend}")
+    if not known["open"]:
+        raise HighwallError(f"{port.url} is not open in the agent: {known['problem'] or 'it is tried again'}")
+    if not (count := known["counters"]["bytes"]):
+        raise _Look(f"{port.url} is open in the agent, and silent since that started")
+    return f"{port.url} is open in the agent, {count} bytes heard since that started"
+
+
+def _heard_at(port: PortSettings) -> bytes:
+    """What comes within half a second, and what waited there. Nothing is taken from another program that reads it."""
+    import serial  # type: ignore[import-untyped]
+
+    device = serial.serial_for_url(port.url, port.baud, timeout=0.5, exclusive=True, do_not_open=True)
+    for flush in ("_reset_input_buffer", "reset_input_buffer"):  # called by pyserial when it opens a port
+        setattr(device, flush, lambda: None)
+    try:
+        with closing(device):
+            device.open()
+            heard: bytes = device.read(256)
+    except FAULTS as error:
+        if getattr(error, "errno", None) == errno.EWOULDBLOCK:
+            raise HighwallError(f"{port.url} is read by another program; end that first") from error
+        raise HighwallError(str(error) or type(error).__name__) from error
+    return heard
 
 
 def _trial_of_camera(camera: CommandSettings) -> Callable[[], str]:
@@ -178,10 +211,11 @@ def _trial_of_folder(folder: str) -> Callable[[], str]:
     return trial
 
 
-def _model(settings: Settings) -> str:
+def _model(settings: Settings, clock: Clock | None) -> str:
     """Signature, digests, version, memory and golden vectors, on this very machine."""
-    models = Models(Path(settings.folder) / "models", lambda: Clock(Path(settings.folder)).stamp())
-    path = models.current or (Path(settings.model) if settings.model else None)
+    clock = clock or Clock(Path(settings.folder))
+    own = Path(settings.model) if settings.model else None
+    path = Models(Path(settings.folder) / "models", clock.stamp, own=own).current
     if path is None:
         if settings.cameras or settings.folders:
             raise _Look("none, though there are cameras; name one as `model`, or have the twin send it")
@@ -189,6 +223,13 @@ def _model(settings: Settings) -> str:
     from targets.runtime.admit import admit
     from targets.runtime.trust import load_trust
 
-    admitted = admit(path, load_trust(Path(settings.trust)), None, most_mib=settings.watch.memory)
+    admitted = admit(
+        path,
+        load_trust(Path(settings.trust)),
+        None,
+        today=day_of(clock.stamp()),
+        threads=settings.watch.threads,
+        most_mib=settings.watch.memory,
+    )
     manifest = admitted.artifact.manifest
     return f"{manifest.name} version {manifest.model_version}: signature, digests and golden vectors are right"

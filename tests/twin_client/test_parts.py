@@ -50,6 +50,29 @@ def test_what_fails_is_begun_again_and_said_once_for_as_long_as_it_fails_alike()
     assert part.failures >= 5
 
 
+def test_a_trouble_that_is_over_is_said_to_be_and_the_same_trouble_later_is_said_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parts, "STEADY_S", 0.05)
+    fail = asyncio.Event()
+
+    async def work() -> None:
+        await fail.wait()
+        fail.clear()
+        raise HighwallError("the cable is out")
+
+    async def through(part: Part) -> None:
+        for _ in range(2):
+            fail.set()
+            while not part.problem:
+                await asyncio.sleep(0.001)
+            while part.problem:
+                await asyncio.sleep(0.001)
+
+    _, said = lived(work, through)
+    assert said == ["ports: the cable is out; it is begun again", "ports: runs again"] * 2
+
+
 @pytest.mark.parametrize("returns", [True, False])
 def test_it_can_be_restarted_whether_it_runs_or_has_nothing_to_do(returns: bool) -> None:
     begun = []

@@ -1,6 +1,8 @@
 """The pipeline: what is judged of a record is on the disk exactly when the record is, whatever the disk does."""
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from twin_client.outbox import Outbox, OutboxFull
+from twin_client.parts import ended
 from twin_client.pipeline import QUEUE, Pipeline
 from twin_client.protocol.records import Alarm, ClockQuality, Entry, Gap, Measure, Reading, Record, Stamp, record_of
 
@@ -179,6 +182,47 @@ def test_what_memory_cannot_hold_is_owned_up_to(tmp_path: Path) -> None:
     ]
     assert sorted({*numbers(found), *lost}) == list(range(4001))
     assert len(numbers(found)) >= 2000
+
+
+def test_an_end_in_the_middle_of_a_write_writes_nothing_twice(tmp_path: Path) -> None:
+    async def main() -> list[Record]:
+        bench = Bench(tmp_path)
+        await bench.pipeline.open()
+        outbox = bench.pipeline.outbox
+        assert outbox is not None
+        write, writing = outbox.write, threading.Event()
+
+        def slow(work: Callable[..., Any]) -> Any:
+            written = write(work)
+            writing.set()
+            time.sleep(0.3)  # a card that takes its time to sync
+            return written
+
+        outbox.write = slow  # type: ignore[method-assign]
+        task = asyncio.create_task(bench.pipeline.run())
+        for seq in range(100):
+            bench.pipeline.offer([reading(seq, bench.ticks())])
+        promised = asyncio.create_task(bench.pipeline.put([reading(100, bench.ticks())]))
+        while not writing.is_set():
+            await asyncio.sleep(0.01)
+        await ended(task, 0.1)  # no longer than the agent's own end would wait
+        await bench.pipeline.flush()
+        await promised
+        return await bench.close()
+
+    assert numbers(asyncio.run(main())) == list(range(101))
+
+
+def test_what_a_full_disk_has_refused_is_tried_once_more_at_the_end(tmp_path: Path) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.pipeline.put([reading(0, bench.ticks())])
+        bench.full = True
+        bench.pipeline.offer([reading(1, bench.ticks())])
+        while not bench.pipeline.held:
+            await asyncio.sleep(0.01)
+        bench.full = False
+
+    assert numbers(live(tmp_path, work)) == [0, 1]
 
 
 def test_an_outbox_that_opens_late_is_no_reason_to_lose_anything(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from targets.runtime import artifact, golden
 from targets.runtime.artifact import InputSpec, Manifest
 from targets.runtime.engine import open_session
 from targets.runtime.errors import HighwallError
+from targets.runtime.footprint import Footprint
 from targets.runtime.signing import SigningKey
 from targets.runtime.trust import Trust, TrustedKey
 from twin_client.protocol.orders import UpdateModel
@@ -93,17 +94,25 @@ def site(tmp_path_factory):
         yield twin, gateway.identity()
 
 
+@pytest.fixture(autouse=True)
+def light():
+    """The memory trial, in a process of its own, has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:  # its own, since some tests undo theirs halfway
+        patch.setattr("targets.runtime.admit.measure", lambda *_, **__: Footprint(1.0, 1.0, 1.0))
+        yield
+
+
 class Agent:
     """A gateway's models and what it does with them; `loaded` is what the watch was told to load."""
 
-    def __init__(self, folder, site, **options):
-        self.folder, self.twin, self.identity = folder, site[0], site[1]
+    def __init__(self, folder, site, own=None, **options):
+        self.folder, self.twin, self.identity, self.own = folder, site[0], site[1], own
         self.shots, self.loaded, self.refuses, self.seconds = pictures(), [], False, 0.0
         self.options, self.trust = options, Trust((TrustedKey(ANN.public),), "ann.pub")
         self.begin()
 
     def begin(self):
-        self.models = Models(self.folder, self.now, Probation(seconds=600, failures=3, starts=3))
+        self.models = Models(self.folder, self.now, Probation(seconds=600, failures=3, starts=3), self.own)
         path = self.models.start()
         self.session = None if path is None else self.load(path)
         around = Surroundings(
@@ -128,7 +137,7 @@ class Agent:
         self.loaded.append(path)
         if self.refuses and path == self.models.current and len(self.loaded) == 1:
             raise HighwallError("out of memory")
-        self.session = self.load(path)
+        self.session = None if path is None else self.load(path)
 
     def install(self, data=OLD):
         self.folder.mkdir(exist_ok=True)

@@ -10,16 +10,22 @@ The folder, all of it replaceable by enrolling again:
     held-.../  key.pem (0600)  certificate.pem  ca.pem  about.json
     pending/   key.pem (0600)  request.pem  enrolment.json (0600)
     renewal/   the same, while a new certificate is asked for with the old one
+
+The agent and a person at the keyboard may ask with the same request: whoever changes the folder has it locked, and an
+answer counts only while its request is still there.
 """
 
 import asyncio
+import fcntl
 import hashlib
+import os
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Annotated
 
 import msgspec
 
@@ -30,21 +36,19 @@ from twin_client.protocol.invitation import Invitation, invitation_of
 from twin_client.protocol.orders import EnrolReply, EnrolRequest
 from twin_client.protocol.records import Stamp
 from twin_client.services import folder as disk
-from twin_client.services import tls
+from twin_client.services import papers, tls
 from twin_client.services.https import Address, LinkError, address_of, exchange, shown_chain
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.x509 import Certificate
 
-_MOST_CHAIN: Final = 8
-
-
-class Pace(msgspec.Struct, frozen=True):
+class Pace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How often to ask, seconds: each wait is up to twice the one before, and never all gateways at once."""
 
-    first: float = 2.0
-    most: float = 300.0
+    first: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 2.0
+    most: Annotated[float, msgspec.Meta(ge=0.1, le=86_400)] = 300.0
+
+    def __post_init__(self) -> None:
+        if self.first > self.most:
+            raise ValueError(f"first, {self.first:g}, is more than most, {self.most:g}")
 
 
 class Enrolment(msgspec.Struct, frozen=True):
@@ -88,6 +92,8 @@ class Registration:
         self._folder, self._clock, self._pace = Path(folder), now, pace or Pace()
         self._random = random.Random(seed)
         self._pending, self._renewal = self._folder / "pending", self._folder / "renewal"
+        self._before: Identity | None = None  # who this gateway was when it began to ask for something else
+        self._told = ""  # of the renewal, the last time
 
     def identity(self) -> Identity | None:
         """Who this gateway is; None: not approved yet, so nothing may be sent."""
@@ -115,38 +121,67 @@ class Registration:
         except msgspec.ValidationError as error:
             raise HighwallError(f"{gateway!a:.80} is no gateway's name: 1 to 64 letters, digits or _ . : -") from error
         wanted = Enrolment(url, name, invitation.code)
-        held, pending = self.identity(), self.pending()
-        if held is not None and not again:
-            der = ssl.PEM_cert_to_DER_cert(held.ca.read_text(encoding="ascii"))
-            same = invitation.matches(hashlib.sha256(der).digest())
-            what = "by this very twin" if same else "by a twin with ANOTHER CA than the code names"
-            raise HighwallError(f"this gateway is enrolled as {held.gateway} {what}; to replace that, add --again")
-        if pending is not None and not again:
-            before = _invitation(pending.code)
-            if before.fingerprint != invitation.fingerprint:
-                raise HighwallError(
-                    "this gateway asks a twin with another CA for its approval; to leave it, add --again"
-                )
-            if pending.gateway != name:
-                raise HighwallError(f"this gateway asks to be called {pending.gateway}; to change that, add --again")
-        elif pending is not None and pending != wanted:
-            disk.remove(self._pending)
-        _make_request(self._pending, wanted)
+        with self._alone():
+            held, pending = self.identity(), self.pending()
+            if held is not None and not again:
+                der = ssl.PEM_cert_to_DER_cert(held.ca.read_text(encoding="ascii"))
+                same = invitation.matches(hashlib.sha256(der).digest())
+                what = "by this very twin" if same else "by a twin with ANOTHER CA than the code names"
+                raise HighwallError(f"this gateway is enrolled as {held.gateway} {what}; to replace that, add --again")
+            if pending is not None and not again:
+                if _invitation(pending.code).fingerprint != invitation.fingerprint:
+                    raise HighwallError(
+                        "this gateway asks a twin with another CA for its approval; to leave it, add --again"
+                    )
+                if pending.gateway != name:
+                    raise HighwallError(
+                        f"this gateway asks to be called {pending.gateway}; to change that, add --again"
+                    )
+            elif pending is not None and pending != wanted:
+                disk.remove(self._pending)
+            self._request(self._pending, wanted)
+            self._before = held
         return wanted
 
     async def ask(self) -> EnrolReply:
         """Send the pending request once. An approval makes the identity, a refusal ends the enrolment.
 
-        Raises LinkError where the twin was not reached, HighwallError where it is not the twin of the code.
+        It is approved, too, where another process has been told so. Raises LinkError where the twin
+        was not reached, HighwallError where it is not the twin of the code.
         """
-        wanted = self.pending()
-        if wanted is None:
-            raise HighwallError("nothing is being asked for; begin with `highwall gateway enroll URL CODE`")
-        invitation = _invitation(wanted.code)
-        address = _below(wanted.url, "enroll")
-        chain = await shown_chain(address, tls.stranger_context(), tls.presented)
-        ca = tls.find_ca(chain, invitation, str(address))
-        return await self._send(self._pending, wanted, address, ca, tls.context_for(ca), invitation.secret)
+        with self._alone():
+            wanted = self.pending()
+            request = "" if wanted is None else self._request(self._pending, wanted)  # what the card has lost of it
+        try:
+            if wanted is None:
+                what = "nothing is being asked for, or it was refused"
+                raise HighwallError(f"{what}; begin with `highwall gateway enroll URL CODE`")
+            invitation = _invitation(wanted.code)
+            address = _below(wanted.url, "enroll")
+            chain = await shown_chain(address, tls.stranger_context(), tls.presented)
+            ca = tls.find_ca(chain, invitation, str(address))
+            context = tls.context_for(ca)
+            return await self._send(self._pending, wanted, request, address, ca, context, invitation.secret)
+        except HighwallError:
+            reply = self._told_to_another(wanted)
+            if reply is None:
+                raise
+            return reply
+
+    def _request(self, asking: Path, wanted: Enrolment) -> str:
+        """The request (PEM) in the folder `asking`, beside it what it is for."""
+        request = papers.make_request(asking, wanted.gateway)
+        if disk.load_state(asking / "enrolment.json", Enrolment) != wanted:
+            disk.save_state(asking / "enrolment.json", wanted, 0o600)
+        return request
+
+    def _told_to_another(self, wanted: Enrolment | None) -> EnrolReply | None:
+        """Where another process has had the answer, or asks for something else now: what that comes to."""
+        with self._alone():
+            held, pending = self.identity(), self.pending()
+        if pending is not None:
+            return None if pending == wanted else EnrolReply(orders.VERSION, "pending")
+        return None if held is None or held == self._before else EnrolReply(orders.VERSION, "approved")
 
     async def wait(self, say: Callable[[str], None]) -> Identity:
         """Ask until the twin has decided, with back-off. Raises HighwallError when it refuses."""
@@ -181,18 +216,45 @@ class Registration:
         if held is None:
             raise HighwallError("there is no certificate to renew; `highwall gateway enroll URL CODE` asks for one")
         wanted = Enrolment(held.url, held.gateway, "")
-        if disk.load_state(self._renewal / "enrolment.json", Enrolment) != wanted:
-            disk.remove(self._renewal)
-        _make_request(self._renewal, wanted)
+        with self._alone():
+            if disk.load_state(self._renewal / "enrolment.json", Enrolment) != wanted:
+                disk.remove(self._renewal)
+            request = self._request(self._renewal, wanted)
         ca = held.ca.read_text(encoding="ascii")
-        return await self._send(self._renewal, wanted, _below(held.url, "renew"), ca, held.context(), "")
+        address = _below(held.url, "renew")
+        return await self._send(self._renewal, wanted, request, address, ca, held.context(), "")
+
+    async def renew_and_say(self, say: Callable[[str], None]) -> None:
+        """Ask once for a renewal, and say what came of it, but nothing twice in a row."""
+        held = self.identity()
+        until = "" if held is None else f", good until {tls.day(held.ends)},"
+        try:
+            reply = await self.renew()
+        except HighwallError as error:
+            news = f"the certificate{until} is not renewed: {error}"
+        else:
+            if reply.state == "approved":
+                self._told = ""
+                say("the certificate is renewed")
+                return
+            news = f"the certificate{until} is not renewed yet: {plain(reply.text) or 'a person must approve it'}"
+        if news != self._told:
+            say(f"{news}; it is asked for again")
+        self._told = news
 
     async def _send(
-        self, asking: Path, wanted: Enrolment, address: Address, ca: str, context: ssl.SSLContext, secret: str
+        self,
+        asking: Path,
+        wanted: Enrolment,
+        request: str,
+        address: Address,
+        ca: str,
+        context: ssl.SSLContext,
+        secret: str,
     ) -> EnrolReply:
-        request = EnrolRequest(orders.VERSION, wanted.gateway, (asking / "request.pem").read_text("ascii"), secret)
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        check, body = tls.check_peer(self._now), orders.to_json(request)
+        check = tls.check_peer(self._now)
+        body = orders.to_json(EnrolRequest(orders.VERSION, wanted.gateway, request, secret))
         async with exchange("POST", address, context, check, headers=headers, body=body) as answer:
             data = await answer.body(orders.MOST_BYTES)
         if answer.status >= 500 or answer.status == 429:
@@ -203,17 +265,33 @@ class Registration:
             reply = orders.from_json(EnrolReply, data)
         except ProtocolError as error:
             raise HighwallError(f"{address}: {error}") from error
-        if reply.state == "approved":
-            self._accept(asking, wanted, ca, reply.certificate)
-        elif reply.state == "refused":
-            disk.remove(asking)
-            raise HighwallError(f"the twin refuses {wanted.gateway}: {plain(reply.text) or 'it does not say why'}")
+        with self._alone():
+            still = papers.request_in(asking) == request
+            if reply.state == "refused":
+                if still:
+                    disk.remove(asking)
+                raise HighwallError(f"the twin refuses {wanted.gateway}: {plain(reply.text) or 'it does not say why'}")
+            if not still:
+                raise HighwallError("this gateway asks no more for what it asked for")
+            if reply.state == "approved":
+                self._accept(asking, wanted, ca, reply.certificate)
         return reply
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The folder for this process alone, for as long as the disk takes and never while the twin is waited for."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _accept(self, asking: Path, wanted: Enrolment, ca: str, chain: str) -> None:
         """Make the answer the identity, once it is a certificate of our key and name by that CA, valid now."""
         key = (asking / "key.pem").read_bytes()
-        mine = _checked_chain(chain, ca, key, wanted.gateway, self._now())
+        mine = papers.checked(chain, ca, key, wanted.gateway, self._now())
         begins, ends = mine.not_valid_before_utc.timestamp(), mine.not_valid_after_utc.timestamp()
         name = f"held-{hashlib.sha256(chain.encode()).hexdigest()[:16]}"
         held, before = self._folder / name, (self._folder / "current").resolve()
@@ -227,7 +305,8 @@ class Registration:
         if not held.is_dir():  # else the power went between the next two steps, the last time
             fresh.rename(held)
         disk.point(self._folder / "current", name)
-        for left in (asking, fresh, *([before] if before.name.startswith("held-") and before != held else [])):
+        old = [before] if before.name.startswith("held-") and before != held else []
+        for left in (asking, self._renewal, fresh, *old):  # a renewal of what was before is none of this
             disk.remove(left)
 
     def _now(self) -> Stamp:
@@ -248,64 +327,3 @@ def _invitation(code: str) -> Invitation:
         return invitation_of(code)
     except ProtocolError as error:
         raise HighwallError(str(error)) from error
-
-
-def _make_request(asking: Path, wanted: Enrolment) -> None:
-    """Fill the folder `asking` with key, request and enrolment; what is there already stays as it is."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-    from cryptography.x509.oid import NameOID
-
-    asking.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key_file, request_file = asking / "key.pem", asking / "request.pem"
-    if not key_file.exists():
-        fresh = ec.generate_private_key(ec.SECP256R1())  # P-256, which every TLS stack and broker takes
-        disk.save(key_file, fresh.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
-    if not request_file.exists():
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, wanted.gateway)])
-        request = x509.CertificateSigningRequestBuilder().subject_name(subject)
-        signed = request.sign(_private(key_file.read_bytes()), hashes.SHA256())
-        disk.save(request_file, signed.public_bytes(Encoding.PEM))
-    disk.save_state(asking / "enrolment.json", wanted, 0o600)
-
-
-def _private(pem: bytes) -> "EllipticCurvePrivateKey":
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    try:
-        key = load_pem_private_key(pem, None)
-    except (ValueError, TypeError) as error:
-        raise HighwallError("this gateway's private key is damaged; enroll again with --again") from error
-    if not isinstance(key, EllipticCurvePrivateKey):
-        raise HighwallError("this gateway's private key is not one that it made; enroll again with --again")
-    return key
-
-
-def _checked_chain(chain: str, ca: str, key: bytes, gateway: str, at: Stamp) -> "Certificate":
-    """The first certificate of `chain` (PEM), once the chain leads from our key and name to the CA."""
-    from cryptography import x509
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.x509.oid import NameOID
-
-    wrong = "the twin approves, but the certificate it sends"
-    try:
-        found = x509.load_pem_x509_certificates(chain.encode("ascii"))
-        above = [*found[1:_MOST_CHAIN], x509.load_pem_x509_certificate(ca.encode("ascii"))]
-        for each, issuer in zip(found, above, strict=False):
-            if not issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
-                raise ValueError("an issuer in it is no CA")
-            each.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
-        raise HighwallError(f"{wrong} does not lead to its CA ({error})") from error
-    mine = found[0]
-    names = [attribute.value for attribute in mine.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    if mine.public_key() != _private(key).public_key():
-        raise HighwallError(f"{wrong} is for another key")
-    if names != [gateway]:
-        raise HighwallError(f"{wrong} is for {', '.join(map(str, names))!a:.80}, not for {gateway}")
-    for each in (*found, above[-1]):
-        tls.check_validity(each, at)
-    return mine

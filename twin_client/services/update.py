@@ -6,7 +6,6 @@ It can be killed anywhere and begun again: what has come of the file stays, and 
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,12 +18,14 @@ from twin_client.services import folder as disk
 from twin_client.services import tls
 from twin_client.services.download import Download, Link
 from twin_client.services.execution import Done, Failed, Refused
-from twin_client.services.models import Models
+from twin_client.services.models import Models, day_of
+from twin_client.watch import WatchSettings
 
 if TYPE_CHECKING:  # what these bring with them is loaded when there is a model to judge
     import numpy as np
     from numpy.typing import NDArray
 
+    from targets.runtime.artifact import Artifact
     from targets.runtime.engine import Engine
     from targets.runtime.manifest import Manifest
     from targets.runtime.trust import Trust
@@ -32,7 +33,7 @@ if TYPE_CHECKING:  # what these bring with them is loaded when there is a model 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
-class Shadow(msgspec.Struct, frozen=True):
+class Shadow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a new model may differ from the one in use on the latest images."""
 
     images: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20  # at most
@@ -76,12 +77,28 @@ class Surroundings:
     progress: Callable[[int, int], None] = lambda have, size: None
 
 
-class Update:
-    """Handles `update_model`; one at a time, as execution does."""
+@dataclass(frozen=True)
+class _Proven:
+    """What `Update` has found out about a new model: its name in words, and whether the one before could come back."""
 
-    def __init__(self, models: Models, around: Surroundings, link: Link | None = None, shadow: Shadow | None = None):
+    name: str
+    figures: dict[str, float]
+    way_back: bool
+
+
+class Update:
+    """Handles `update_model`; one at a time, as execution does. `limits` are the watch's, which runs the model then."""
+
+    def __init__(
+        self,
+        models: Models,
+        around: Surroundings,
+        link: Link | None = None,
+        shadow: Shadow | None = None,
+        limits: WatchSettings | None = None,
+    ):
         self._models, self._around = models, around
-        self._link, self._shadow = link or Link(), shadow or Shadow()
+        self._link, self._shadow, self._limits = link or Link(), shadow or Shadow(), limits or WatchSettings()
 
     async def run(self, order: UpdateModel) -> Done:
         """Bring the artifact that `order` names into use.
@@ -102,41 +119,61 @@ class Update:
         download = Download(order.url, order.sha256, order.size, part, self._link)
         await download.run(self._around.context(), tls.check_peer(self._around.now), self._around.progress)
         try:
-            name, figures = await self._around.heavy(lambda: self._prove(part, order.shadow))
+            proven = await self._around.heavy(lambda: self._prove(part, order.shadow))
         except Failed:
             raise  # the shadow run; the file is good, and the issuer may want it without one
         except HighwallError:
             download.drop()  # it will not get better by being tried again
             raise
-        before = self._models.current
-        path = self._models.switch(part, order.sha256)
+        name, figures = proven.name, proven.figures
+        path = self._models.switch(part, order.sha256, proven.way_back)
         download.drop()  # its mark
         try:
             await self._around.reload(path)
         except HighwallError as error:
-            self._models.failed(str(error), at_all=True)
-            await self._around.reload(before)
-            raise Failed(f"{name} could not be put in use: {error}", figures) from error
+            self._models.give_way(str(error))
+            text = f"{name} could not be put in use: {error}"
+            try:
+                await self._around.reload(self._models.current)
+            except HighwallError as worse:  # what the twin must hear first is why the new one is not in use
+                text += f"; nor can the one before be loaded again: {worse}"
+            raise Failed(text, figures) from error
         shadow = f"shadow run on {figures['images']:g} images" if "images" in figures else "without a shadow run"
         trial = "; it is on trial" if self._models.on_trial else ""
         return Done(f"{name} is in use, {shadow}{trial}", figures)
 
-    def _prove(self, part: Path, shadowed: bool) -> tuple[str, dict[str, float]]:
-        """Signature, version, golden vectors and shadow run; the model's name in words, and the figures."""
+    def _prove(self, part: Path, shadowed: bool) -> _Proven:
+        """Signature, version, memory, golden vectors and shadow run."""
         from targets.runtime.admit import admit
-        from targets.runtime.artifact import read
+        from targets.runtime.trust import judge
 
-        current = self._models.current
-        installed = None if current is None else read(current)
-        today = datetime.fromtimestamp(self._around.now().wall / 1e6, UTC).date()
-        admitted = admit(part, self._around.trust(), installed, today=today)
+        installed, trust, today = self._installed(), self._around.trust(), day_of(self._around.now())
+        admitted = admit(
+            part, trust, installed, today=today, threads=self._limits.threads, most_mib=self._limits.memory
+        )
         manifest = admitted.artifact.manifest
         figures = {"golden_difference": admitted.golden.max_difference}
         running = self._around.running()
         if shadowed and running is not None:
             new = Model(admitted.session, manifest)
             figures |= compare(running, new, self._around.recent(self._shadow.images), self._shadow)
-        return f"{manifest.name} version {manifest.model_version}", figures
+        # A trial could only end badly for a gateway whose model before runs no more: it would be left with none.
+        way_back = installed is not None and judge(installed.signature, trust, today).state == "trusted"
+        return _Proven(f"{manifest.name} version {manifest.model_version}", figures, way_back)
+
+    def _installed(self) -> "Artifact | None":
+        """What the new one replaces. An own model that cannot be read never ran, and holds back none that can."""
+        from targets.runtime.artifact import read
+
+        current = self._models.current
+        if current is None:
+            return None
+        try:
+            return read(current)
+        except HighwallError:
+            if self._models.digest:
+                raise
+            return None
 
 
 def compare(old: Model, new: Model, shots: Sequence[Shot], limits: Shadow) -> dict[str, float]:

@@ -154,7 +154,15 @@ class CommandSource:
     def done(self, capture: Capture, bad: bool = False) -> bytes:
         """The capture is judged or given up: the mark to be kept together with its record."""
         self._count.done(capture.number)
+        return self.mark()
+
+    def mark(self) -> bytes:
+        """As `done` gives it, for who goes on from here; what is given out and not done with is lost to it."""
         return packed(self._count.mark())
+
+    def drop(self, capture: Capture) -> None:
+        """It will have no record from here: the image goes."""
+        self.tidy(capture)
 
     def tidy(self, capture: Capture) -> None:
         """Its record is on disk: the image goes."""

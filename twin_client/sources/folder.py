@@ -136,7 +136,14 @@ class FolderSource:
                 self.counters["bad"] += 1
                 self._bad.add(capture.number)
         self._settled.set()
+        return self.mark()
+
+    def mark(self) -> bytes:
+        """As `done` gives it, for who goes on from here; what is given out and not done with is lost to it."""
         return packed(msgspec.structs.replace(self._count.mark(), floor=self._floor, seen=b"".join(self._seen)))
+
+    def drop(self, capture: Capture) -> None:
+        """It will have no record from here: the image stays, and is taken up by who goes on."""
 
     def tidy(self, capture: Capture) -> None:
         """Its record is on disk: leave, remove or move the image, as the settings say, unless it is another by now."""
