@@ -1,7 +1,8 @@
 """A connection to an MQTT 5 broker: aiomqtt, and what it leaves out.
 
-Its `publish` takes any PUBACK for a yes, also one that says no; its end waits for a broker that may not be there;
-and an attempt that is given up leaves its socket open. Nothing else of it is changed.
+Its `publish` takes any PUBACK for a yes, also one that says no; what comes down it acknowledges before anybody has seen
+it; its end waits for a broker that may not be there; and an attempt that is given up leaves its socket open. Nothing
+else of it is changed.
 """
 
 import asyncio
@@ -34,6 +35,11 @@ class Connection(aiomqtt.Client):
         self.most_packet = 1 << 28
         self._waiting: dict[int, Callable[[Exception | None], None]] = {}
         self._given_up = False
+        self._client.manual_ack_set(True)  # else the broker forgets what we have not kept yet
+
+    def kept(self, message: aiomqtt.Message) -> None:
+        """What has come down is in safe hands, or not worth keeping: the broker need not send it again."""
+        self._client.ack(message.mid, message.qos)
 
     def send(self, message: Message, done: Callable[[Exception | None], None]) -> None:
         """Publish at QoS 1; `done` is called with None on the broker's PUBACK, or with a `Refused`.

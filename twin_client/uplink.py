@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 import msgspec
 from aiomqtt import MqttError
 
-from targets.runtime.errors import HighwallError
+from targets.runtime.errors import HighwallError, plain
 from twin_client.mqtt import Connection, Refused, connect, delivered
 from twin_client.protocol.delivery import Ask, Delivery, Flight, Held, Pace, Retry, Stored
 from twin_client.protocol.dialect import Message, Speaker, Voice, speaker
@@ -323,12 +323,20 @@ class Uplink:
             except ProtocolError as error:
                 self.counters["not understood"] += 1
                 self._say(f"on {message.topic.value}: {error}; it is ignored")
-                continue
+                said = None
             if isinstance(said, Acknowledgement):
                 self._take(said.epoch, said.seqs)
             elif said is not None:
-                self._heard(said)
+                self._take_in(said)
+            connection.kept(message)
         raise MqttError("the connection ended")
+
+    def _take_in(self, said: Command | Desired) -> None:
+        try:
+            self._heard(said)
+        except Exception as error:  # a mistake of ours must not have the broker send it again for ever
+            self.counters["not understood"] += 1
+            self._say(f"{type(said).__name__.lower()} cannot be taken: {type(error).__name__}: {plain(str(error))}")
 
     # --- between connections --------------------------------------------------------------------------------------
 

@@ -1,132 +1,26 @@
 """The uplink through a real broker: rows leave when the twin has them, and whatever happens it has each once."""
 
-import asyncio
 import json
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from linked import QUICK, Gateway, all_there_once, stamp, wait_for
 from receiver import Receiver
 from reference_twin import ACL, Authority, Papers, guarded_by
 
 from benchmarks.loss.broker import Broker, free_port
 from benchmarks.loss.link import Link
 from twin_client.outbox import Outbox
-from twin_client.protocol import orders
 from twin_client.protocol.delivery import Pace, Retry
 from twin_client.protocol.records import ClockQuality, Measure, Reading, Stamp
-from twin_client.protocol.site import Destination
-from twin_client.uplink import Settings, Uplink
-
-QUICK = Settings(
-    keepalive=2, connect=2.0, tls=False, pace=Pace(wait=1.0, most_rows=100), retry=Retry(first=0.05, most=0.2)
-)
-
-
-def stamp() -> Stamp:
-    return Stamp(time.time_ns() // 1000, time.monotonic_ns() // 1000, "boot", ClockQuality.NETWORK)
-
-
-class Gateway:
-    """An outbox and its uplink on a loop of their own; `with` starts and ends them."""
-
-    def __init__(
-        self,
-        folder: Path,
-        port: int,
-        settings: Settings = QUICK,
-        *,
-        dialect: str = "highwall",
-        host: str = "127.0.0.1",
-        security: Any = None,
-        reports: bool = False,
-    ):
-        self._reports = reports
-        self.said: list[str] = []
-        self.heard: list[object] = []
-        self.sent = 0
-        self._settings, self._destination, self._security = settings, Destination(host, port, dialect), security
-        self._disk = ThreadPoolExecutor(1)
-        self.outbox = self._disk.submit(lambda: Outbox.open(folder, "gw-1", stamp=stamp, say=self.said.append)).result()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-
-    def __enter__(self) -> "Gateway":
-        self._thread.start()
-        assert self._started.wait(5)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        begun = time.monotonic()
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        self.stopped_in = time.monotonic() - begun
-        self._disk.submit(self.outbox.close).result()
-        self._disk.shutdown()
-
-    def append(self, count: int) -> None:
-        """So many readings of one tag, on the disk when this returns."""
-        records = [
-            Reading(stamp(), "tag-7", 1, self.sent + each, {"strain": Measure(0.5)}) for each in range(1, count + 1)
-        ]
-        self.sent += count
-        self._disk.submit(lambda: self.outbox.write(lambda t: t.append(records))).result()
-        epoch, last = self.ask(lambda: (self.outbox.epoch, self.outbox.last(self.outbox.epoch)))
-        self._loop.call_soon_threadsafe(self.uplink.nudge, epoch, last)
-
-    def ask(self, question: Callable[[], Any]) -> Any:
-        return self._disk.submit(question).result()
-
-    def tell(self, messages: Iterable[Any]) -> bool:
-        return asyncio.run_coroutine_threadsafe(self.uplink.tell(messages), self._loop).result(5)
-
-    def emptied(self, seconds: float = 20.0) -> bool:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self.ask(self.outbox.count) == 0:
-                return True
-            time.sleep(0.05)
-        return False
-
-    def _connected(self) -> None:
-        if self._reports:
-            reported = orders.Reported(1, "gw-1", 0, {}, False, stamp())
-            self._telling = asyncio.ensure_future(self.uplink.tell(self.uplink.speaker.reported(reported)))
-
-    async def _run(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-
-        async def run(work: Callable[..., Any], *arguments: Any) -> Any:
-            return await self._loop.run_in_executor(self._disk, lambda: work(*arguments))
-
-        self.uplink = Uplink(
-            "gw-1",
-            self._destination,
-            self._settings,
-            self.outbox,
-            run,
-            security=self._security,
-            heard=self.heard.append,
-            connected=self._connected,
-            say=self.said.append,
-        )
-        task = asyncio.create_task(self.uplink.run())
-        self._started.set()
-        await self._stop.wait()
-        await self.uplink.close()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def all_there_once(gateway: Gateway, twin: Receiver) -> bool:
-    return not twin.missing("tag-7", 1, range(1, gateway.sent + 1)) and not twin.twice()
+from twin_client.uplink import Settings
 
 
 def test_rows_leave_when_the_twin_says_that_it_has_them(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
@@ -252,23 +146,6 @@ def test_a_puback_that_says_nobody_is_there_is_no_acknowledgement(broker: Broker
         with telemetry(broker.port) as told:
             assert gateway.emptied()
             assert sorted(set(numbers(told))) == list(range(1, 11))
-
-
-def test_commands_sent_while_it_was_away_come_when_it_is_back(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
-    command = orders.Command(1, "gw-1", "c-1", "ann", 1, 2, "send_diagnostics")
-    desired = orders.Desired(1, "gw-1", 3, {})
-    with Gateway(tmp_path / "box", broker.port) as gateway:
-        assert wait_for(lambda: gateway.uplink.up)
-    twin.command(command)
-    twin.say("mine/gw-1/command", b"rubbish")
-    twin.say("mine/gw-1/desired", orders.pack(desired), retain=True)
-    with Gateway(tmp_path / "box", broker.port) as gateway:
-        assert wait_for(lambda: command in gateway.heard and desired in gateway.heard), gateway.heard
-        assert gateway.uplink.counters["not understood"] == 1
-        answer = orders.Answer(1, "gw-1", "c-1", "done", "fine", stamp())
-        assert gateway.tell(gateway.uplink.speaker.answer(answer))
-    assert gateway.heard.count(command) == 1
-    assert twin.until(lambda it: ("mine/gw-1/answer", orders.pack(answer)) in it.said)
 
 
 def test_the_twin_sees_who_is_there(broker: Broker, twin: Receiver, tmp_path: Path) -> None:
@@ -435,15 +312,6 @@ def test_without_a_certificate_nothing_is_sent(guarded: Broker, tmp_path: Path) 
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------
-
-
-def wait_for(true: Callable[[], object], seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if true():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 @contextmanager
