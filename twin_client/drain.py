@@ -79,7 +79,7 @@ def check(folder: Path, index: Index) -> dict[str, list[Range]]:
     for file in index.files:
         path = folder / file.name
         try:
-            data = path.read_bytes()
+            data = _read_back(path)
             if hashlib.sha256(data).hexdigest() != file.sha256:
                 raise ProtocolError("it is not what was written")
             batch = batch_in(data)
@@ -113,6 +113,14 @@ def _is_whole(folder: Path, file: File) -> bool:
         return hashlib.sha256((folder / file.name).read_bytes()).hexdigest() == file.sha256
     except OSError:
         return False
+
+
+def _read_back(path: Path) -> bytes:
+    """What the stick itself gives, not what the memory has kept of the writing."""
+    with path.open("rb") as file:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return file.read()
 
 
 def _index(folder: Path, gateway: str) -> Index:
