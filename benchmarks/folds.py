@@ -42,9 +42,10 @@ COLUMNS = ("auc", "average_precision", "f1", "precision", "recall", "kappa")
 
 
 def run_fold(samples: Samples, request: Request, command: str) -> dict[str, Any]:
-    """Train with one fold held out and score it there: torch, and an artifact of each kind."""
-    assert samples.folds is not None
+    """Train with one fold held out and score it there: torch, and an artifact of each kind. Raises HighwallError."""
     assert request.held is not None
+    if samples.folds is None:
+        raise HighwallError("the data has no folds; add folds.csv")
 
     def say(line: str) -> None:
         print(f"fold {request.held}: {line}", flush=True)
@@ -98,13 +99,19 @@ def table(results: list[dict[str, Any]]) -> str:
 def compared(results: list[dict[str, Any]], folds: list[int]) -> str:
     """Markdown: a row a network at fp32 over `folds`, the best mean AUC first; who lacks one of them is named instead.
 
-    MACs and parameters are those of the preset's slice; a network that was trained in two ways has two rows.
+    MACs and parameters are those of the preset's slice; a network that was trained in two ways has two rows, and where
+    the table has no other word for what differs, `how` tells it.
     """
     found: dict[tuple[str, str, str, str], dict[int, dict[str, Any]]] = {}
+    ways: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
     for result in results:
-        request = result["request"]
-        key = (request["architecture"], f"{request['multiplier']:g}", request["optimizer"], how(result))
-        found.setdefault(key, {})[result["fold"]] = result
+        way = _way(result)
+        alike = ways.setdefault(_named(result), [])
+        alike += [] if way in alike else [way]
+    for result in results:
+        key, way = _named(result), _way(result)
+        apart = [f"{name} {way[name]}" for name in way if any(other[name] != way[name] for other in ways[key])]
+        found.setdefault((*key[:3], ", ".join([key[3], *apart])), {})[result["fold"]] = result
     heads = ("network", "of its channels", "optimizer", "how", "MMAC", "parameters", "mean AUC", "worst AUC")
     lines = ["| " + " | ".join([*heads, "mean AP", "mean F1", "worst F1"]) + " |", "| --- " * (len(heads) + 3) + "|"]
     rows, lacking = [], []
@@ -119,6 +126,18 @@ def compared(results: list[dict[str, Any]], folds: list[int]) -> str:
         rows.append((-figures[0], "| " + " | ".join(cells) + " |"))
     lines += [row for _, row in sorted(rows)]
     return "\n".join([*lines, *(["", "Not on all of these folds:", *sorted(lacking)] if lacking else [])])
+
+
+def _named(result: dict[str, Any]) -> tuple[str, str, str, str]:
+    """What the table calls the network of a fold, and the way it was trained."""
+    request = result["request"]
+    return request["architecture"], f"{request['multiplier']:g}", request["optimizer"], how(result)
+
+
+def _way(result: dict[str, Any]) -> dict[str, Any]:
+    """All that decided a fold's training beside its samples; what its request did not have yet, as by default."""
+    same = settings(Request(result["request"]["task"], Path())) | result["request"]
+    return {name: value for name, value in same.items() if name != "held"} | {"start": result.get("pretrained")}
 
 
 def how(result: dict[str, Any]) -> str:
@@ -180,7 +199,10 @@ def main() -> None:
         samples = read(args.data)
         for fold in args.folds:
             _run(samples, _request(args, f"{name}-fold{fold}", fold), args)
-    print(table([json.loads(path.read_text()) for path in sorted(args.results.glob(f"{name}-fold*.json"))]))
+    done = sorted(args.results.glob(f"{name}-fold*.json"))
+    if not done:
+        raise HighwallError(f"{args.results} holds no fold of {name}; run some with --data, or name another --results")
+    print(table([json.loads(path.read_text()) for path in done]))
 
 
 def _request(args: argparse.Namespace, name: str, fold: int) -> Request:

@@ -47,7 +47,7 @@ def begin(samples: Samples, models: dict[str, Path], fold: str | None, limit: in
     settings["amounts"] = {kind: list(KINDS[kind].amounts) for kind in KINDS}
     result: Result = {"settings": settings, "models": {}, "scores": {}}
     if out is not None and out.exists():
-        result = json.loads(out.read_text(encoding="utf-8"))
+        result = _kept(out)
         different = [key for key, value in settings.items() if result["settings"].get(key) != value]
         if different:
             raise HighwallError(f"{out} was made with another {', '.join(different)}; choose another --json")
@@ -56,6 +56,18 @@ def begin(samples: Samples, models: dict[str, Path], fold: str | None, limit: in
         if result["models"].setdefault(name, digest) != digest:
             raise HighwallError(f"{out} holds another {name}; choose another --json, or rename the model")
         result["scores"].setdefault(name, {})
+    return result
+
+
+def _kept(path: Path) -> Result:
+    """What an earlier run wrote there. Raises HighwallError where it is something else."""
+    try:
+        result: Result = json.loads(path.read_text(encoding="utf-8"))
+        whole = all(isinstance(result[key], dict) for key in ("settings", "models", "scores"))
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise HighwallError(f"{path} is no result of this command, or damaged; choose another --json")
     return result
 
 

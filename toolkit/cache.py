@@ -19,9 +19,9 @@ from targets.runtime.files import atomic_write
 KEPT: Final = 400  # files; the ones unused for longest go first
 # What decides a candidate's bytes and figures, files and folders beside one another.
 ROOMS: Final = (
-    *("toolkit/export", "toolkit/quantize", "toolkit/data", "targets/runtime"),
+    *("toolkit/export", "toolkit/quantize", "toolkit/data", "toolkit/baselines", "targets/runtime"),
     *("toolkit/layers.py", "toolkit/network.py", "toolkit/compiler.py", "toolkit/calibration.py"),
-    *("toolkit/checkpoint.py", "toolkit/metrics.py"),
+    *("toolkit/checkpoint.py", "toolkit/metrics.py", "toolkit/temperature.py", "toolkit/models.py"),
 )
 
 

@@ -81,6 +81,7 @@ def read(path: Path) -> tuple[Model, dict[str, Tensor]]:
     if not path.is_file():
         raise HighwallError(f"no checkpoint at {path}; `highwall train` writes one to RUN/checkpoint.safetensors")
     try:
+        path.open("rb").close()  # safetensors calls a file that may not be read a missing one
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

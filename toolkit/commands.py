@@ -64,6 +64,7 @@ def train(args: argparse.Namespace) -> int:
         if args.threads < 1:
             raise HighwallError(f"--threads must be at least 1, not {args.threads}")
         torch.set_num_threads(args.threads)
+    _check_out(args.out, args.refit, args.resume)
     samples = read(args.data)
     print(samples.describe())
     request = Request(
@@ -90,16 +91,13 @@ def train(args: argparse.Namespace) -> int:
         sensors=not args.no_sensors,
     )
     if args.refit:
-        return _refit(samples, request, args.resume)
+        return _refit(samples, request)
     trainer = plan(samples, request)
     if samples.sensors is not None:
         print(_said_of_sensors(trainer.config.network))
     if trainer.provenance["split_note"]:
         print(f"note: {trainer.provenance['split_note']}")
-    if trainer.state_path.exists():
-        if not args.resume:
-            raise HighwallError(f"{args.out} already holds a run; add --resume or choose another --out")
-        trainer.resume()
+    if trainer.resume_if_begun():
         print(f"resumed after epoch {len(trainer.history)}")
     assert trainer.validation is not None
     print(f"training on {len(trainer.train)}, choosing the threshold on {len(trainer.validation)}, {trainer.device}")
@@ -112,12 +110,26 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _refit(samples: "Samples", request: "Request", resume: bool) -> int:
-    """Average several runs that go on from one, and write RUN/checkpoint.safetensors."""
-    from toolkit.refit import folders, keeps_threshold, refit
+def _check_out(out: Path, refit: int, resume: bool) -> None:
+    """Refuse, before anything slow, a folder that cannot be written or whose run would be overwritten."""
+    from toolkit.build import check_writable
+    from toolkit.refit import folders
 
-    if not resume and any(folder.exists() for folder in folders(request)):
-        raise HighwallError(f"{request.out} already holds a run; add --resume or choose another --out")
+    path = out / "checkpoint.safetensors"
+    begun = any(folder.exists() for folder in folders(out, refit)) if refit else (out / "state.safetensors").exists()
+    if begun and not resume:
+        raise HighwallError(f"{out} already holds a run; add --resume or choose another --out")
+    if path.exists() and not begun:
+        raise HighwallError(
+            f"{out} holds a checkpoint of another run, which this one would overwrite; choose another --out"
+        )
+    check_writable(path)
+
+
+def _refit(samples: "Samples", request: "Request") -> int:
+    """Average several runs that go on from one, and write RUN/checkpoint.safetensors."""
+    from toolkit.refit import keeps_threshold, refit
+
     kept = "threshold and temperature stay those" if keeps_threshold(request) else "the temperature stays that"
     print(f"nothing is set aside; {kept} of --from")
     try:

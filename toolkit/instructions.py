@@ -6,9 +6,9 @@ from targets.board import Board
 
 # By core and engine: (float, int8), as counted for `mine` (benchmarks/results/arm, recipes fp32 and int8-mse).
 PER_MAC: Final = {
-    "Cortex-A53": {"onnx": (1.02, 1.09), "tflite": (0.85, 0.68)},
-    "Cortex-A72": {"onnx": (1.02, 1.09), "tflite": (0.60, 0.62)},
-    "Cortex-A76": {"onnx": (1.02, 0.88), "tflite": (0.58, 0.40)},
+    "Cortex-A53": {"onnx": (1.008, 1.142), "tflite": (0.873, 0.692)},
+    "Cortex-A72": {"onnx": (1.008, 1.142), "tflite": (0.615, 0.620)},
+    "Cortex-A76": {"onnx": (1.008, 0.971), "tflite": (0.601, 0.419)},
 }
 
 

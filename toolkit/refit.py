@@ -25,9 +25,9 @@ from toolkit.runs import Request, plan
 from toolkit.train import predict, threshold_of
 
 
-def folders(request: Request) -> list[Path]:
-    """Where each of the request's short runs lies."""
-    return [request.out / f"refit{k}" for k in range(1, request.refit + 1)]
+def folders(out: Path, count: int) -> list[Path]:
+    """Where each of the short runs of a refit to `out` lies."""
+    return [out / f"refit{k}" for k in range(1, count + 1)]
 
 
 def keeps_threshold(request: Request) -> bool:
@@ -46,7 +46,7 @@ def refit(samples: Samples, request: Request, say: Callable[[str], None]) -> Mod
     if request.refit < 1:
         raise HighwallError("--refit must be at least 1")
     models, weights = [], []
-    for k, folder in enumerate(folders(request), 1):
+    for k, folder in enumerate(folders(request.out, request.refit), 1):
         trainer = plan(samples, replace(request, out=folder, seed=request.seed + k))
         trainer.resume_if_begun()
         models.append(trainer.run(_named(f"refit {k}/{request.refit}", say)))

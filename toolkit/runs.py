@@ -7,11 +7,12 @@ import numpy as np
 from torch import Tensor
 
 from targets.runtime.errors import HighwallError
-from toolkit import checkpoint
+from toolkit import checkpoint, lineage
 from toolkit.checkpoint import Model
 from toolkit.data.batches import centre_crop
 from toolkit.data.samples import Samples
-from toolkit.data.split import By, hold_out, inner_validation
+from toolkit.data.split import By, Indices, hold_out, inner_validation
+from toolkit.lineage import Step
 from toolkit.network import NetworkConfig, preset
 from toolkit.optimizers import LEARNING_RATES
 from toolkit.train import QAT_LEARNING, TrainConfig, Trainer
@@ -52,40 +53,27 @@ class Request:
 def plan(samples: Samples, request: Request) -> Trainer:
     """A trainer ready to run or resume. Raises HighwallError where data, preset and options do not fit.
 
-    To refit it sets nothing aside, and goes on from a run that did so in the same data.
+    To refit it sets nothing aside, and goes on from a run that did so in the same data. What it holds out, no run that
+    its start goes back to may have learned from.
     """
     if samples.task != request.task:
         raise HighwallError(f"this data is labelled to {samples.task}; use --task {samples.task}")
     _check_numbers(request)
     _check_start(request)
     network = _network(samples, request)
-    digest = samples.digest
-    held = None if request.held is None else f"{request.by} {request.held}"
+    given, digest = samples, samples.digest
     start = None
     if request.start is not None:
         start = checkpoint.read(request.start)
         network = replace(network, ratios=start[0].network.ratios)
-        _check_same(request.start, start[0].network, network)
-        if request.refit:
-            _check_refit(request.start, start[0], digest, held)
+        _check_same(request.start, start[0], network, samples)
     if not network.sensors:
         samples = samples.feeding(network.architecture, 0)
     if samples.task == "classify":
         samples = centre_crop(samples, network.slice_size)
     if samples.groups is None and samples.folds is not None:
         samples = replace(samples, groups=samples.folds.astype(np.str_))  # whoever dealt folds knew the neighbours
-    everything = np.arange(len(samples))
-    kept = everything if request.held is None else hold_out(samples, request.by, request.held, request.seed)[0]
-    refitted: dict[str, list[str]] = {}  # what knows the part set aside stays known to do so, run after run
-    if request.refit:
-        fit, validation, note = kept, None, ""
-    else:
-        fit, aside, note = inner_validation(samples, kept, VALIDATION_FRACTION, request.seed)
-        validation = samples.take(aside)
-        if start is not None and _was_refitted(start[0], digest):
-            flatters = "was refitted, so it learned from what this run sets aside, and scores there flatter"
-            note = "; ".join(filter(None, (note, f"{request.start} {flatters}")))
-            refitted = {"refit": start[0].provenance["refit"]}
+    fit, aside, note, step = _divided(given, samples, request, None if start is None else start[0])
     if len(np.unique(samples.labels[fit])) < 2:
         raise HighwallError("what is left to train on holds one class only; hold out less, or add data")
     config = TrainConfig(
@@ -105,11 +93,36 @@ def plan(samples: Samples, request: Request) -> Trainer:
     )
     elsewhere = None if start is None else learned_elsewhere(start, digest)
     pretrained = {} if elsewhere is None else {"pretrained": elsewhere}
-    provenance = {"all_data": digest, "held_out": held, "split_note": note} | refitted | pretrained
-    trainer = Trainer(config, samples.take(fit), validation, request.out, provenance)
+    known = lineage.going_on(None if start is None else start[0], step)
+    provenance = {"all_data": digest, "held_out": step.held_out, "split_note": note, "lineage": known} | pretrained
+    trainer = Trainer(
+        config, samples.take(fit), aside if aside is None else samples.take(aside), request.out, provenance
+    )
     if start is not None:
         trainer.begin_with(*start)
     return trainer
+
+
+def _divided(
+    given: Samples, samples: Samples, request: Request, start: Model | None
+) -> tuple[Indices, Indices | None, str, Step]:
+    """What to learn from and to set aside, a note, and both for the lineage: digests of samples as `given`, not cut."""
+    kept, step = np.arange(len(samples)), Step(given.digest)
+    if request.held is not None:
+        kept, out = hold_out(samples, request.by, request.held, request.seed)
+        step = replace(step, held_out=f"{request.by} {request.held}", held=given.take(out).digest)
+    if request.start is not None and start is not None:
+        if request.refit:
+            _check_refit(request.start, start, step)
+        _check_unseen(request.start, start, step)
+    if request.refit:
+        return kept, None, "", step
+    fit, aside, note = inner_validation(samples, kept, VALIDATION_FRACTION, request.seed)
+    step = replace(step, set_aside=given.take(aside).digest, seed=request.seed)
+    if start is not None and any(before.learned_from(step) for before in lineage.on(start, step.data)):
+        flatters = f"{request.start} learned from images that this run sets aside, so scores there flatter"
+        note = "; ".join(filter(None, (note, flatters)))
+    return fit, aside, note, step
 
 
 def learned_elsewhere(start: tuple[Model, dict[str, Tensor]], data: str) -> str | None:
@@ -121,8 +134,12 @@ def learned_elsewhere(start: tuple[Model, dict[str, Tensor]], data: str) -> str 
     return found
 
 
-def _check_same(path: Path, there: NetworkConfig, here: NetworkConfig) -> None:
-    """Only the slice may differ from the checkpoint that a run goes on from, because the network takes any size."""
+def _check_same(path: Path, start: Model, here: NetworkConfig, samples: Samples) -> None:
+    """Only the slice may differ from the checkpoint that a run goes on from, because the network takes any size.
+
+    It sees pixels and readings as they were scaled for the checkpoint, so they must be of the same kind, in one order.
+    """
+    there = start.network
     if there.sensors != here.sensors:
         raise HighwallError(
             f"{path} takes {there.sensors} sensor features, this run {here.sensors}; leave --from out, "
@@ -130,11 +147,12 @@ def _check_same(path: Path, there: NetworkConfig, here: NetworkConfig) -> None:
         )
     if replace(there, slice_size=here.slice_size) != here:
         raise HighwallError(f"{path} holds another network ({there}) than this run's ({here})")
-
-
-def _was_refitted(start: Model, data: str) -> bool:
-    """Whether the weights that a run begins with know what it sets aside of `data`."""
-    return "refit" in start.provenance and start.provenance.get("all_data") == data
+    if start.dtype != str(samples.images.dtype):
+        raise HighwallError(
+            f"{path} takes {start.dtype} pixels, the images are {samples.images.dtype}; give such images, "
+            "or leave --from out"
+        )
+    samples.feeding(str(path), here.sensors, start.sensor_names)
 
 
 def _check_start(request: Request) -> None:
@@ -144,15 +162,26 @@ def _check_start(request: Request) -> None:
         raise HighwallError("--refit goes on from a run that chose its threshold; name it with --from RUN")
 
 
-def _check_refit(path: Path, there: Model, data: str, held: str | None) -> None:
+def _check_refit(path: Path, there: Model, here: Step) -> None:
     """A threshold chosen on other ground, or by weights that saw what is held out, is none to keep."""
-    if there.provenance.get("all_data") != data:
+    own = lineage.of(there)[-1:]
+    if not own or own[0].data != here.data:
         raise HighwallError(f"--refit needs the data that {path} was trained on, and this is other data; give that")
-    if there.provenance.get("held_out") != held:
+    if not own[0].held_the_same(here.held_out, here.held):
         raise HighwallError(
-            f"{path} held out {there.provenance.get('held_out') or 'nothing'}, this run {held or 'nothing'}; "
+            f"{path} held out {own[0].told(here.held_out)}, this run {here.held_out or 'nothing'}; "
             "refit it with the same --fold"
         )
+
+
+def _check_unseen(path: Path, there: Model, here: Step) -> None:
+    """Scores on what is held out are worth nothing where the weights learned from it, however many runs ago."""
+    for before in lineage.on(there, here.data) if here.held_out is not None else ():
+        if not before.held_the_same(here.held_out, here.held):
+            raise HighwallError(
+                f"{path}, or a run that it goes back to, held out {before.told(here.held_out)}, so it learned from "
+                f"{here.held_out}, which this run holds out; go on from one that held out the same, or leave --fold out"
+            )
 
 
 def _check_numbers(request: Request) -> None:
@@ -161,6 +190,8 @@ def _check_numbers(request: Request) -> None:
         value = getattr(request, name)
         if value is not None and value < smallest:
             raise HighwallError(f"--{name} must be at least {smallest}, not {value}")
+    if request.seed >= 2**63:
+        raise HighwallError(f"--seed must be below 2**63, not {request.seed}")
     if request.lr is not None and not 0 < request.lr < float("inf"):
         raise HighwallError(f"--lr must be above 0, not {request.lr}")
     if not 0 <= request.harsh <= 0.5:

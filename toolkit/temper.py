@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from targets.runtime.errors import HighwallError
-from toolkit import checkpoint
+from toolkit import checkpoint, lineage
 from toolkit.checkpoint import Model
 from toolkit.data.samples import Samples
 from toolkit.data.split import By, hold_out, inner_validation
@@ -44,8 +44,8 @@ def temper(path: Path, samples: Samples, out: Path, held: str | None = None, by:
 
     Those are the fold (or source, or group) `held`; without it, what the run set aside to choose its threshold where
     `samples` are the data it was trained on, and all of `samples` where they are others. The threshold moves with
-    the probabilities, so that the same images are called positive as before. Raises HighwallError where the run did
-    learn from `held`, or too few of either label are left.
+    the probabilities, so that the same images are called positive as before. Raises HighwallError where the run, or
+    one that it goes back to, did learn from them, or too few of either label are left.
     """
     model, network = checkpoint.load(path)
     chosen, what = _unseen(model, samples, held, by)
@@ -69,27 +69,29 @@ def temper(path: Path, samples: Samples, out: Path, held: str | None = None, by:
 
 def _unseen(model: Model, samples: Samples, held: str | None, by: By) -> tuple[Samples, str]:
     """The samples to fit on, and in words which they are."""
-    said = model.provenance
-    own = said.get("all_data") == samples.digest
+    here = lineage.on(model, samples.digest)
     if held is not None:
-        if own and said.get("held_out") != f"{by} {held}":
-            kept = said.get("held_out") or "nothing"
-            raise HighwallError(
-                f"this run held out {kept}, so it learned from {by} {held}, where it is surer than elsewhere; "
-                "leave --fold out to fit on what the run set aside"
-            )
-        return samples.take(hold_out(samples, by, held, 0)[1]), f"{by} {held}"
-    if not own:
-        return samples, "all of the data"
-    return _set_aside(model, samples), "what training set aside"
+        name, part = f"{by} {held}", samples.take(hold_out(samples, by, held, 0)[1])
+        for step in here:
+            if not step.held_the_same(name, part.digest):
+                raise HighwallError(
+                    f"this run held out {step.told(name)}, so it learned from {name}, where it is surer than "
+                    "elsewhere; leave --fold out to fit on what the run set aside"
+                )
+        return part, name
+    if model.provenance.get("all_data") == samples.digest:
+        return _set_aside(model, samples), "what training set aside"
+    if here:
+        raise HighwallError("a run that this one goes back to learned from this data; name samples it never saw")
+    return samples, "all of the data"
 
 
 def _set_aside(model: Model, samples: Samples) -> Samples:
     """The validation part of the run that made `model`, divided again as `toolkit.runs.plan` did."""
-    said = model.provenance
-    if "refit" in said:
+    said, own = model.provenance, lineage.of(model)[-1]
+    if any(step.learned_from(own) for step in lineage.on(model, own.data)):
         raise HighwallError(
-            "this network, or one that it went on from, was refitted on what its run had set aside; "
+            "this network, or one that it went on from, learned from what its run had set aside; "
             "name samples it never saw with --fold"
         )
     everything = np.arange(len(samples))
@@ -100,9 +102,10 @@ def _set_aside(model: Model, samples: Samples) -> Samples:
         by, _, held = said["held_out"].partition(" ")
         kept = hold_out(dealt, by, held, seed)[0]
     part = samples.take(inner_validation(dealt, kept, VALIDATION_FRACTION, seed)[1])
-    if part.labels.size != said["validation"]["n"]:
+    if part.labels.size != said["validation"]["n"] or own.set_aside not in (None, part.digest):
         raise HighwallError(
-            "the run set aside other samples than this version of Highwall would; name unseen ones with --fold"
+            "the run set aside other samples than this version of Highwall would, or groups were changed since; "
+            "name unseen ones with --fold"
         )
     return part
 

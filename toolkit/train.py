@@ -83,7 +83,10 @@ def inputs_on(device: torch.device, images: Tensor, sensors: Tensor | None) -> t
 def answers(
     network: nn.Module, normalisation: Normalisation, samples: Samples
 ) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
-    """Labels and the network's logits for them, batch by batch, on the CPU."""
+    """Labels and the network's logits for them, batch by batch, on the CPU.
+
+    Raises HighwallError where the logits are no numbers.
+    """
     network.eval()
     device = next(network.parameters()).device
     batch = 64 if samples.task == "classify" else 4
@@ -93,6 +96,8 @@ def answers(
             images = normalisation.apply(to_tensor(samples.images[chosen]))
             sensors = None if samples.sensors is None else normalisation.of_sensors(samples.sensors[chosen])
             logits = network(*inputs_on(device, images, sensors)).cpu()
+        if not torch.isfinite(logits).all():
+            raise HighwallError("the network's answers are no numbers, so its training diverged; try a lower --lr")
         yield samples.labels[chosen], logits
 
 
@@ -189,7 +194,9 @@ class Trainer:
             loss = self._epoch(epoch)
             self.history.append({"epoch": epoch + 1, "loss": loss})
             said = f"epoch {epoch + 1}/{self.config.epochs}  loss {loss:.4f}"
-            if self.validation is not None:
+            if self.validation is None:  # what the last step spoilt, no loss has shown
+                next(answers(self.averaged, self.normalisation, self.train))
+            else:
                 scores = predict(self.averaged, self.normalisation, self.validation).scores(0.5)
                 self.history[-1] |= {"auc": scores.auc, "f1": scores.f1}
                 said += f"  validation AUC {scores.auc:.4f}  F1 {scores.f1:.4f}"

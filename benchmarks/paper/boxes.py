@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks.paper.budgets import OVERLAPS, THRESHOLDS
 from benchmarks.paper.networks import Detector
 from targets.runtime.components import components
-from toolkit.baselines.boxes import detections, match, multibox_loss
+from toolkit.baselines.boxes import boxes_of, detections, match, multibox_loss
 from toolkit.data.batches import Normalisation, to_tensor
 from toolkit.data.samples import Samples
 
@@ -95,7 +95,7 @@ class Boxes:
     def loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         assert isinstance(network, Detector)
         defaults = network.network.defaults
-        wanted = [match(_in_fractions(mask), defaults) for mask in targets[:, 0].cpu().numpy() > 0.5]
+        wanted = [match(boxes_of(mask, LEAST), defaults) for mask in targets[:, 0].cpu().numpy() > 0.5]
         offsets, scores = network(images)
         return multibox_loss(
             offsets, scores, torch.stack([place for place, _ in wanted]), torch.stack([label for _, label in wanted])
@@ -108,13 +108,6 @@ class Boxes:
         images = normalisation.apply(to_tensor(samples.images)).to(device)
         targets = torch.from_numpy(samples.labels).float().unsqueeze(1)
         return -float(self.loss(network, images, targets))
-
-
-def _in_fractions(mask: NDArray[np.bool_]) -> Tensor:
-    """The true boxes of a mask (H, W) as SSD has them: (M, 4), left, top, right, bottom as parts of the image."""
-    height, width = mask.shape
-    boxes = [(x / width, y / height, (x + w) / width, (y + h) / height) for x, y, w, h, _ in truth_boxes(mask)]
-    return torch.tensor(boxes, dtype=torch.float32).view(-1, 4)
 
 
 def average_precision(

@@ -1,6 +1,7 @@
 """How a command ends: what its user can mend is one line and an exit code, a bug stays a traceback."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -13,10 +14,15 @@ BROKEN_PIPE = 141  # and by SIGPIPE
 
 
 def guard(program: str, action: Callable[[], int | None]) -> int:
-    """Run `action` and return its exit code, 0 for None; `program` begins the line where there is one."""
+    """Run `action` and return its exit code, 0 for None; `program` begins the line where there is one.
+
+    A file that the system will not give is its user's to mend, whichever call met it; any other OSError is a bug.
+    """
+    _print_any_name()
     try:
         code = action() or 0
-        sys.stdout.flush()  # here, so that a reader who left is noticed while it can still be handled
+        if sys.stdout is not None:  # None: the shell closed it
+            sys.stdout.flush()  # here, so that a reader who left is noticed while it can still be handled
         return code
     except HighwallError as error:
         return complain(program, str(error), 1)
@@ -26,11 +32,15 @@ def guard(program: str, action: Callable[[], int | None]) -> int:
         _drop_output()
         return BROKEN_PIPE
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and error.filename is None:
             raise
-        _drop_output()
-        where = error.filename or "the output"
-        return complain(program, f"cannot write {where}: {error.strerror}; free some space", 1)
+        if full:
+            _drop_output()
+            where = error.filename or "the output"
+            return complain(program, f"cannot write {where}: {error.strerror}; free some space", 1)
+        what = f"cannot use {error.filename}: {error.strerror}"
+        return complain(program, f"{what}; check its name and permissions, or choose another", 1)
 
 
 def complain(program: str, message: str, code: int) -> int:
@@ -39,6 +49,13 @@ def complain(program: str, message: str, code: int) -> int:
     return code
 
 
+def _print_any_name() -> None:
+    """Let stdout escape what it cannot write, as stderr does: a file's name need not be text in any encoding."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _drop_output() -> None:
     """Point stdout at nothing, or the interpreter would fail again while flushing it on the way out."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

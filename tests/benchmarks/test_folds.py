@@ -16,8 +16,8 @@ from toolkit.data.write import write
 from toolkit.runs import Request, plan
 
 
-def result(network: str, fold: int, auc: float, optimizer: str = "adam") -> dict[str, Any]:
-    request = Request("classify", Path("out"), architecture=network, held=str(fold), optimizer=optimizer)
+def result(network: str, fold: int, auc: float, optimizer: str = "adam", **more: Any) -> dict[str, Any]:
+    request = Request("classify", Path("out"), architecture=network, held=str(fold), optimizer=optimizer, **more)
     scores = dict.fromkeys(folds.COLUMNS, 0.5) | {"auc": auc}
     return {"fold": fold, "request": folds.settings(request), "fp32": scores}
 
@@ -39,6 +39,33 @@ def test_networks_are_compared_on_the_folds_asked_for_best_first() -> None:
 def test_a_network_trained_in_two_ways_has_two_rows() -> None:
     table = folds.compared([result("rnn", 0, 0.6), result("rnn", 0, 0.7, optimizer="muon")], [0])
     assert [row[2] for row in rows(table)] == ["muon", "adam"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("epochs", 24), ("lr", 0.1), ("loss", "focal"), ("width", 8), ("growth", 4), ("seed", 3)]
+)
+def test_ways_that_no_column_tells_apart_are_told_in_words(setting: str, value: object) -> None:
+    usual = folds.settings(Request("classify", Path("out")))[setting]
+    results = [result("cracknet", 0, 0.6), result("cracknet", 1, 0.6)]
+    results += [result("cracknet", fold, 0.7, **{setting: value}) for fold in (0, 1)]
+    del results[0]["request"]["harsh"]  # as before there were harsh images
+    table = rows(folds.compared(results, [0, 1]))
+    assert [row[3] for row in table] == [f"plain, {setting} {value}", f"plain, {setting} {usual}"]
+    assert [row[6] for row in table] == ["0.700", "0.600"]
+
+
+def test_a_table_of_nothing_and_data_without_folds_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["folds", "--task", "classify", "--results", str(tmp_path), "--table"])
+    with pytest.raises(HighwallError, match="holds no fold of mine"):
+        folds.main()
+    write(mine_chips(20, size=16, seed=4), tmp_path / "data")
+    (tmp_path / "data" / "folds.csv").unlink()
+    where = ["--data", str(tmp_path / "data"), "--runs", str(tmp_path), "--results", str(tmp_path), "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["folds", "--task", "classify", *where])
+    with pytest.raises(HighwallError, match=r"add folds\.csv"):
+        folds.main()
 
 
 def test_a_network_that_lacks_a_fold_is_named_and_narrows_no_other() -> None:

@@ -299,8 +299,11 @@ def test_default_boxes_lie_in_the_image_from_a_tenth_to_nearly_all_of_it() -> No
 
 
 def test_mask_components_become_boxes_in_fractions_of_the_image() -> None:
-    found = boxes.boxes_of(mask_of((slice(10, 20), slice(30, 60)), (slice(40, 50), slice(0, 5)), size=(50, 100)))
+    mask = mask_of((slice(10, 20), slice(30, 60)), (slice(40, 50), slice(0, 5)), size=(50, 100))
+    found = boxes.boxes_of(mask)
     torch.testing.assert_close(found, torch.tensor([[0.3, 0.2, 0.6, 0.4], [0.0, 0.8, 0.05, 1.0]]))
+    for least, kept in ((50, 2), (51, 1), (301, 0)):
+        assert len(boxes.boxes_of(mask, least)) == kept
     assert boxes.boxes_of(mask_of()).shape == (0, 4)
 
 

@@ -104,6 +104,18 @@ def test_figures_of_other_data_or_of_another_model_are_never_mixed(
         measure(monkeypatch, tmp_path / "none.highwall", *words[1:])
 
 
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"settings": {}, "models": [], "scores": {}}', "null", "\udcff"]
+)
+def test_a_file_that_is_no_result_is_refused_in_one_line(
+    chips_folder: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    kept = tmp_path / "kept.json"
+    kept.write_text(text, errors="surrogateescape")
+    with pytest.raises(HighwallError, match="is no result of this command"):
+        measure(monkeypatch, run_folder, "--data", chips_folder, "--json", kept)
+
+
 def test_jpeg_is_no_condition_of_satellite_numbers() -> None:
     assert len(robustness.conditions("uint16")) == 25
     assert not [row for row in robustness.conditions("uint16") if "jpeg" in row]

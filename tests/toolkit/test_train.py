@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ import pytest
 import torch
 from small import small_request
 
+import highwall
 from targets.runtime.errors import HighwallError
 from toolkit import checkpoint
+from toolkit.data.batches import Normalisation
 from toolkit.data.folder import read
+from toolkit.data.samples import Samples
 from toolkit.data.synthetic import crack_images, mine_chips
 from toolkit.optimizers import LEARNING_RATES
 from toolkit.runs import Request, plan
@@ -156,6 +160,7 @@ def test_a_run_says_in_how_harsh_images_it_learned(chips_folder: Path, tmp_path:
         ({"harsh": 0.6}, "--harsh must be from 0 to 0.5"),
         ({"harsh": float("nan")}, "--harsh must be"),
         ({"held": "9"}, "9"),
+        ({"seed": 10**26}, "--seed must be below"),
     ],
 )
 def test_a_plan_that_cannot_work_is_refused(
@@ -169,6 +174,98 @@ def test_a_loss_that_explodes_stops_the_run(chips_folder: Path, tmp_path: Path) 
     trainer = plan(read(chips_folder), small_request(tmp_path, lr=1e30, optimizer="sgd"))
     with pytest.raises(HighwallError, match="lower --lr"):
         trainer.run(lambda _: None)
+
+
+@pytest.mark.parametrize("refit", [0, 1])
+def test_weights_that_explode_in_the_last_step_stop_the_run_too(
+    chips_folder: Path, run_folder: Path, tmp_path: Path, refit: int
+) -> None:
+    samples = read(chips_folder)
+    how: dict[str, object] = {"lr": 1e30, "optimizer": "sgd", "batch": 90, "epochs": 1, "start": run_folder}
+    trainer = plan(samples, small_request(tmp_path, refit=refit, **how))
+    assert trainer.steps == 1, "its loss is that of the start"
+    with pytest.raises(HighwallError, match="lower --lr"):
+        trainer.run(lambda _: None)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_a_network_that_answers_no_numbers_is_refused_in_one_line(
+    chips_folder: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, weights = checkpoint.read(run_folder)
+    path = tmp_path / "nan.safetensors"
+    checkpoint.save(path, model, {name: tensor * float("nan") for name, tensor in weights.items()})
+    assert highwall.main(["evaluate", str(path), "--data", str(chips_folder)]) == 1
+    assert "lower --lr" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_missing(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(HighwallError, match="Permission denied"):
+        checkpoint.read(run_folder)
+
+
+def train(data: Path, out: Path, *more: object) -> int:
+    shape = "--task classify --slice 24 --width 8 --growth 4 --epochs 1 --batch 16".split()
+    return highwall.main(["train", "--data", str(data), "--out", str(out), *shape, *map(str, more)])
+
+
+def test_a_checkpoint_of_another_run_is_not_overwritten(
+    chips_folder: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "checkpoint.safetensors"
+    copy.write_bytes(weights_in(run_folder))
+    for more in (
+        (),
+        ("--resume",),
+        ("--from", run_folder, "--refit", 1),
+        ("--from", run_folder, "--refit", 1, "--resume"),
+    ):
+        assert train(chips_folder, tmp_path, *more) == 1
+        assert "would overwrite; choose another --out" in capsys.readouterr().err
+    assert copy.read_bytes() == weights_in(run_folder)
+    assert list(tmp_path.iterdir()) == [copy]
+
+
+@pytest.mark.parametrize("out", ["file", "file/run", "n" * 300])
+@pytest.mark.parametrize("refit", [False, True])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, refit: bool
+) -> None:
+    (tmp_path / "file").touch()
+    more = ("--from", run_folder, "--refit", 1) if refit else ()
+    assert train(tmp_path / "no data", tmp_path / out, *more) == 1
+    said = capsys.readouterr().err
+    assert out in said
+    assert "no data" not in said
+    assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_scaling_is_that_of_the_images_evenly_spaced() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 65_536, (2500, 4, 5, 3), np.uint16)
+    images[..., 2] = 7
+    samples = Samples("classify", images, np.zeros(2500, np.uint8), ("",) * 2500, None, None, ("a", "b"))
+    found, seen = Normalisation.of(samples), images[::2].astype(np.float64)
+    np.testing.assert_allclose(np.float32(found.mean), np.float32(seen.mean((0, 1, 2)).round(3)))
+    np.testing.assert_allclose(np.float32(found.std), np.float32(np.maximum(seen.std((0, 1, 2)), 1).round(3)))
+    assert Normalisation.of(samples.take(range(1999))).mean != found.mean
+
+
+def test_scaling_takes_little_memory() -> None:
+    images = np.zeros((1500, 32, 32, 3), np.uint8)
+    samples = Samples("classify", images, np.zeros(1500, np.uint8), ("",) * 1500, None, None, ("a", "b"))
+    tracemalloc.start()
+    Normalisation.of(samples)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < images.nbytes
 
 
 def test_binary_cross_entropy_is_equation_7() -> None:

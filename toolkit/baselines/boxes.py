@@ -42,12 +42,13 @@ def default_boxes(maps: tuple[int, ...], ratios: tuple[tuple[float, ...], ...]) 
     return torch.cat(made).clamp(0, 1)
 
 
-def boxes_of(mask: NDArray[np.bool_]) -> Tensor:
-    """(M, 4): the box around each 8-connected component of `mask` (H, W); M may be 0."""
+def boxes_of(mask: NDArray[np.bool_], least: int = 1) -> Tensor:
+    """(M, 4): the box around each 8-connected component of `mask` (H, W) of `least` pixels or more; M may be 0."""
     height, width = mask.shape
     found = [
         (one.col / width, one.row / height, (one.col + one.width) / width, (one.row + one.height) / height)
         for one in components(mask)
+        if one.area >= least
     ]
     return torch.tensor(found, dtype=torch.float32).view(-1, 4)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from targets.runtime.errors import HighwallError
 from toolkit.data import augment
-from toolkit.data.samples import Samples
+from toolkit.data.samples import Pixels, Samples
 
 # What one unit of brightness is, for augmentation alone: 8-bit full scale, and a reflectance of 1.
 FULL_SCALE = {"uint8": 255.0, "uint16": 10000.0}
@@ -38,11 +38,11 @@ class Normalisation:
 
     @staticmethod
     def of(samples: Samples) -> "Normalisation":
-        """From the training images, at most 1,000 of them, evenly spaced."""
-        images = samples.images[:: max(1, len(samples) // 1000)].astype(np.float64)
-        std = np.maximum(images.std((0, 1, 2)), 1.0)
+        """From the training images, fewer than 2,000 of them, evenly spaced."""
+        mean, std = _statistics(samples.images[:: max(1, len(samples) // 1000)])
+        std = np.maximum(std, 1.0)
         return Normalisation(
-            tuple(float(x) for x in images.mean((0, 1, 2)).round(3)),
+            tuple(float(x) for x in mean.round(3)),
             tuple(float(x) for x in std.round(3)),
             *_sensor_statistics(samples.sensors),
         )
@@ -69,6 +69,13 @@ class Normalisation:
 def standardised(sensors: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Raw features (N, m) in standard deviations from their means, at most SENSOR_LIMIT of them."""
     return ((sensors - mean) / std).clamp(-SENSOR_LIMIT, SENSOR_LIMIT)
+
+
+def _statistics(images: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each band, (C,): image by image, because eight bytes a pixel fill a memory."""
+    mean = np.mean([image.mean((0, 1), np.float64) for image in images], 0)
+    square = np.mean([((image - mean) ** 2).mean((0, 1)) for image in images], 0)
+    return mean, np.sqrt(square)
 
 
 def _sensor_statistics(sensors: NDArray[np.float32] | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
