@@ -7,7 +7,9 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from twin_client.config import Settings
 
 CONFIG: Final = Path("gateway.toml")
+SPEED: Final = (0.001, 1_000_000)  # times as fast
+MOST_S: Final = 1_000_000_000  # seconds, as good as without end
 
 EXAMPLE: Final = """\
 # A gateway's own file. What is not here has a good default; `highwall gateway selftest` says what does not fit.
@@ -128,7 +132,14 @@ def gateway_arguments(parser: argparse.ArgumentParser) -> None:
     played.add_argument("--images", type=Path, metavar="DIR", help="where the camera's images go")
     played.add_argument("--seconds", type=float, metavar="S", help="of the mine's time (default: until interrupted)")
     played.add_argument("--speed", type=float, default=1.0, metavar="N", help="times as fast")
-    played.add_argument("--seed", type=int, default=0)
+    played.add_argument("--seed", type=int, default=0, help="the same seed gives the same mine (default: 0)")
+    played.add_argument(
+        "--boot",
+        type=int,
+        metavar="N",
+        help="how often the tags have started, for the same bytes again, which a gateway that heard them drops "
+        "(default: by the clock)",
+    )
     played.add_argument("--failure", type=float, default=6.0, metavar="HOURS", help="when the slope fails (default: 6)")
     played.add_argument("--lost", type=float, default=0.0, metavar="SHARE", help="of the frames")
     played.add_argument(
@@ -138,7 +149,12 @@ def gateway_arguments(parser: argparse.ArgumentParser) -> None:
     played.add_argument("--truth", type=Path, metavar="FILE", help="what really happened, a line of JSON an event")
     played.add_argument("--capture", type=Path, metavar="FILE", help="what went over the line, for `replay`")
     played.add_argument("--json", action="store_true", help="print the counts as JSON")
-    again = action("replay", "a capture, or a drained outbox, into a pty at its own pace", config=False)
+    again = action(
+        "replay",
+        "a capture, or a drained outbox, into a pty at its own pace; a gateway drops what it has heard before, so its "
+        "data folder must be another",
+        config=False,
+    )
     again.add_argument(
         "file", type=Path, metavar="FILE", help="of --capture, a .batch, or a folder that was drained to"
     )
@@ -271,19 +287,16 @@ def _drain(args: argparse.Namespace) -> int:
 
 
 def _pair(args: argparse.Namespace) -> int:
-    import msgspec
-
-    from twin_client.pairing import Pairing, Tag
+    from twin_client.pairing import Pairing, Tag, misspelt
     from twin_client.protocol.orders import Name
+    from twin_client.protocol.site import faults
 
     settings = _settings(args)
-    try:
-        name = msgspec.convert(args.tag, Name)
-        tag = msgspec.convert({"type": args.type, "note": args.note}, Tag)
-    except msgspec.ValidationError as error:
-        raise HighwallError(f"{args.tag!a:.80} cannot be paired: {error}") from error
-    Pairing(Path(settings.folder), settings.tags).pair(name, tag)
-    print(f"{name} is paired; a running agent takes it up within seconds")
+    found = faults(Name, args.tag) + faults(Tag, {"type": args.type, "note": args.note})
+    if why := "; ".join(found) or misspelt(args.type):
+        raise HighwallError(f"{args.tag!a:.80} cannot be paired: {why}")
+    Pairing(Path(settings.folder), settings.tags).pair(args.tag, Tag(args.type, args.note))
+    print(f"{args.tag} is paired; a running agent takes it up within seconds")
     return 0
 
 
@@ -296,19 +309,40 @@ def _unpair(args: argparse.Namespace) -> int:
     return 0
 
 
+def _within(args: argparse.Namespace, **bounds: tuple[float, float]) -> None:
+    """Raises HighwallError for a number that is out of its bounds; one that was not given is in them."""
+    for name, (least, most) in bounds.items():
+        given = getattr(args, name)
+        if given is not None and not least <= given <= most:  # nor is NaN
+            raise HighwallError(f"--{name} {given!s:.40} is not between {least} and {most}")
+
+
 def _simulate(args: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
     from twin_client.sources import simulate
 
-    for name, least, most in (("speed", 1e-3, 1e6), ("lost", 0, 1), ("noise", 0, 1), ("failure", 0.01, 1e6)):
-        if not least <= getattr(args, name) <= most:
-            raise HighwallError(f"--{name} {getattr(args, name):g} is not between {least:g} and {most:g}")
+    _within(
+        args,
+        seconds=(0, MOST_S),
+        speed=SPEED,
+        seed=(0, 2**63 - 1),
+        boot=(0, 2**32 - 1),
+        failure=(0.01, 1_000_000),
+        lost=(0, 1),
+        noise=(0, 1),
+        unplug=(0, MOST_S),
+    )
     from twin_client.simulation.pit import HOUR, Mine
 
     if args.images is not None:
-        args.images.mkdir(parents=True, exist_ok=True)
-    mine = Mine(seed=args.seed, failure=args.failure * HOUR, images=0.0 if args.images is None else 60.0)
+        try:
+            args.images.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise HighwallError(f"cannot make {args.images}: {error.strerror or error}") from error
+    boot = int(time.time()) % 2**32 if args.boot is None else args.boot
+    images = 0.0 if args.images is None else 60.0
+    mine = Mine(seed=args.seed, failure=args.failure * HOUR, images=images, boot=boot)
     with ExitStack() as files:
         written = {}
         for name in ("truth", "capture"):
@@ -337,13 +371,14 @@ def _simulate(args: argparse.Namespace) -> int:
 def _replay(args: argparse.Namespace) -> int:
     from twin_client.sources import replay, simulate
 
-    if not args.speed > 0:
-        raise HighwallError("--speed must be above 0")
+    _within(args, speed=SPEED)
     if not args.file.exists():
         raise HighwallError(f"{args.file} does not exist")
+    said = replay.chunks(args.file, _say)
+    first = next(said)  # before there is a port: where there is nothing, that is all there is to say
     with simulate.port(args.port) as line:
         _say(f"replaying at {args.port}")
-        count = replay.replay(replay.chunks(args.file, _say), line, args.speed, _say)
+        count = replay.replay(chain([first], said), line, args.speed, _say)
     print(f"{count} pieces said again")
     return 0
 

@@ -2,7 +2,9 @@
 
 In `DIR/GATEWAY/` lie batches, `EPOCH-FIRST-LAST.batch`, each the payload that would have gone up (`records.Batch` as a
 zlib stream), and `index.json` with the size, digest and numbers of each. Nothing leaves the outbox by this: rows go
-when the twin acknowledges them, or with `forget`, after every file has been read back from the stick.
+when the twin acknowledges them, or with `forget`, after every file has been read back from the stick. Files that were
+taken from the stick since the last drain are written again where the outbox still has their rows; otherwise they are
+the twin's, and leave the index.
 """
 
 import hashlib
@@ -56,6 +58,7 @@ def drain(
     folder = to / gateway
     index = _index(folder, gateway)
     there = {(file.epoch, file.first): file for file in index.files}
+    whole: set[str] = set()  # the files that hold what is in the outbox now
     done, total = 0, outbox.count()
     for rows in _batches(outbox):
         file = _file(Speaker(gateway, Voice(compress=True)).batch(rows)[0].payload, rows)
@@ -65,8 +68,10 @@ def drain(
                 partial.write_bytes(file[1])
             index.files = [each for each in index.files if each.name != file[0].name] + [file[0]]
             _save(folder, index)
+        whole.add(file[0].name)
         done += len(rows)
         progress(done, total)
+    index.files = [each for each in index.files if each.name in whole or (folder / each.name).exists()]
     _save(folder, index)
     if hasattr(os, "sync"):
         os.sync()  # a stick is pulled out the moment that the command ends

@@ -1,19 +1,27 @@
 """Which tags belong to this gateway, by the barcode on them: those of its own file, and those paired since."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
-from targets.runtime.errors import HighwallError
+from targets.runtime.errors import HighwallError, plain
 from twin_client.protocol.orders import Name
 from twin_client.services import folder as disk
+
+WORN: Final = ("person", "machine")  # types whose motion is judged; all others are for people to read
+
+
+def misspelt(kind: str) -> str:
+    """What is wrong with a tag's type; empty: nothing. Any word will do, but of a `Person` nobody would see a fall."""
+    meant = kind.strip().lower()
+    return f"a tag's type is {meant}, not {kind!a:.80}" if meant in WORN and kind != meant else ""
 
 
 class Tag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is known of a paired tag."""
 
-    type: Annotated[str, msgspec.Meta(max_length=64)] = ""  # such as extensometer; `person` and `machine` move
+    type: Annotated[str, msgspec.Meta(max_length=64)] = ""  # one of WORN, or any other, such as extensometer
     note: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
@@ -60,7 +68,8 @@ class Pairing:
         """Take no more records of this tag. Raises HighwallError where it is not paired."""
         self.look()
         if name not in self.tags:
-            raise HighwallError(f"the tag {name} is not paired; paired are {', '.join(sorted(self.tags)) or 'none'}")
+            known = ", ".join(sorted(self.tags)) or "none"
+            raise HighwallError(f"the tag {plain(name, 80)} is not paired; paired are {known}")
         left = {each: tag for each, tag in self._pairs.tags.items() if each != name}
         gone = (*self._pairs.gone, name) if name in self._own and name not in self._pairs.gone else self._pairs.gone
         self._save(_Pairs(left, gone))

@@ -360,13 +360,14 @@ def test_kill_9_at_random_points_runs_no_command_twice_and_answers_every_one(tmp
         os.kill(child.pid, signal.SIGKILL)
         child.communicate()
     agent = Agent(tmp_path)
-    agent.work(*(command("capture_now", f"c{number}", camera=f"c{number}") for number in range(40)))
+    for number in range(40):  # one by one: on a slow machine the children may have run too few to take them all at once
+        agent.work(command("capture_now", f"c{number}", camera=f"c{number}"))
     ran = (tmp_path / "ran").read_text().split() + [arguments.camera for _, arguments in agent.ran]
     assert len(ran) == len(set(ran))
     assert agent.journal.open_commands() == []
     for number in range(40):
         answer = agent.journal.find(f"c{number}").answer
-        assert answer.outcome == "done" or (answer.outcome == "failed" and "interrupted" in answer.text)
+        assert answer.outcome == "done" or (answer.outcome == "failed" and "interrupted" in answer.text), answer
 
 
 def test_a_run_that_is_cancelled_and_begun_again_in_one_process_runs_nothing_twice(agent):

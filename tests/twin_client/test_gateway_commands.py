@@ -91,6 +91,30 @@ def test_tags_are_paired_and_unpaired_and_those_of_the_file_too(config: Path, ca
     assert call(capsys, "pair", "no good", "--config", config)[0] == 1
 
 
+@pytest.mark.parametrize(("meant", "given"), [("person", "Person"), ("machine", "MACHINE"), ("person", "person ")])
+def test_a_type_that_would_be_watched_if_it_were_written_right_is_refused(config: Path, capsys, meant, given) -> None:
+    code, _, err = call(capsys, "pair", "A7", "--type", given, "--config", config)
+    assert code == 1
+    assert f"type is {meant}, not" in err
+    assert err.count("\n") == 1
+    assert Pairing(config.parent / "data", {}).tags == {}
+    assert call(capsys, "pair", "A7", "--type", "truck", "--config", config)[0] == 0  # a word of somebody's own
+
+
+def test_a_tag_that_cannot_be_is_refused_in_words_and_shown_without_its_escapes(config: Path, capsys) -> None:
+    code, _, err = call(capsys, "pair", "bad name", "--config", config)
+    assert code == 1
+    assert "1 to 64 letters, digits or _ . : -" in err
+    assert "regex" not in err
+    assert "note: " in call(capsys, "pair", "A7", "--note", "x" * 201, "--config", config)[2]
+    code, _, err = call(capsys, "unpair", "\x1b[2Jx\n" + "y" * 300, "--config", config)
+    assert code == 1
+    assert "is not paired; paired are none" in err
+    assert "\x1b" not in err
+    assert err.count("\n") == 1
+    assert len(err) < 200
+
+
 def test_another_process_s_pairing_is_seen(config: Path, capsys) -> None:
     pairing = Pairing(config.parent / "data", {})
     assert not pairing.look()
@@ -154,6 +178,49 @@ def test_draining_again_writes_only_what_is_not_there(config: Path, capsys, tmp_
     assert call(capsys, "drain", "--to", stick, "--config", config)[0] == 0
     assert first.stat().st_mtime_ns == before
     batch_in(second.read_bytes())
+
+
+@pytest.mark.parametrize("forget", [True, False])
+def test_a_stick_that_was_emptied_but_for_its_index_is_used_again(
+    config: Path, capsys, tmp_path: Path, forget: bool
+) -> None:
+    """Files that the twin took are written again where the outbox has their rows, and otherwise leave the index."""
+    stick, folder = tmp_path / "stick", config.parent / "data"
+    words = ("drain", "--to", stick, *(("--forget",) if forget else ()), "--json", "--config", config)
+    filled(folder, 1500)
+    stick.mkdir()
+    assert call(capsys, *words)[0] == 0
+    for file in (stick / "pit-7").glob("*.batch"):
+        file.unlink()
+    filled(folder, 300)
+    for _ in range(2):
+        code, _, err = call(capsys, *words)
+        assert code == 0, err
+    index = json.loads((stick / "pit-7" / "index.json").read_text())
+    assert {file["name"] for file in index["files"]} == {path.name for path in (stick / "pit-7").glob("*.batch")}
+    batches = [batch_in(path.read_bytes()) for path in sorted((stick / "pit-7").glob("*.batch"))]
+    found = [entry.record.tag_seq for batch in batches for entry in batch.entries if isinstance(entry.record, Reading)]
+    assert found[-300:] == list(range(300))
+    assert len(found) == (300 if forget else 1800)
+    rows = Rows.look(folder)
+    assert (rows.count() == 0) == forget
+    rows.close()
+
+
+def test_a_file_that_vanishes_while_it_is_drained_is_missed(config: Path, capsys, tmp_path: Path, monkeypatch) -> None:
+    stick, folder = tmp_path / "stick", config.parent / "data"
+    filled(folder, 300)
+    stick.mkdir()
+    check = drain.check
+
+    def pulled(where: Path, index: drain.Index) -> dict:
+        (where / index.files[-1].name).unlink()
+        return check(where, index)
+
+    monkeypatch.setattr(drain, "check", pulled)
+    code, _, err = call(capsys, "drain", "--to", stick, "--forget", "--config", config)
+    assert code == 1
+    assert "drain again" in err
 
 
 def test_only_what_was_read_back_from_the_stick_is_forgotten(config: Path, capsys, tmp_path: Path, monkeypatch) -> None:

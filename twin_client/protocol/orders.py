@@ -114,7 +114,7 @@ class PairTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Take records of a tag from now on."""
 
     tag: Name  # its barcode
-    type: Annotated[str, msgspec.Meta(max_length=64)] = ""  # such as extensometer, person, truck
+    type: Annotated[str, msgspec.Meta(max_length=64)] = ""  # person and machine have their motion judged; or any word
     note: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 

@@ -9,11 +9,15 @@ it surely has, but of another nobody can say. Then harmless ones (an image, diag
 refused, because a `restart` or `unpair_tag` of last month that a broker kept must not be run today. They are refused
 and not kept waiting, because the one answer that a twin gets should say what it must do: send it again later.
 
+Where the journal was lost, what was issued before its successor began may have been run and is refused, now and after
+any restart. While the clock is LOST nobody can say when that was: then only what may be repeated runs.
+
 Orders are judged when they come, and run one at a time: a long one makes others wait, but delays no refusal.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -32,6 +36,9 @@ _PATIENCE: Final = 5.0  # seconds until a disk that took no answer is tried agai
 _MOST_WAITING: Final = 32
 _MOST_STARTS: Final = 3  # of a repeatable command that ends the agent each time
 _MOST_TEXT: Final = 1000
+_MOST_TURNED_AWAY: Final = 1000
+_AGAIN: Final = "send it again, under another id"
+_LATER: Final = "send it again later, under another id"
 
 
 class Refused(HighwallError):
@@ -75,26 +82,43 @@ class Execution:
     ):
         self._journal, self._gateway, self._handlers, self._now, self._send = journal, gateway, handlers, now, send
         self._waiting: list[Command] = []
+        self._turned_away: dict[str, None] = {}  # what the journal did not take, by id
         self._wake = asyncio.Event()
-        self._not_before = now().wall if journal.born_anew else 0
+        self._begun = now().mono
+        with suppress(HighwallError):  # then with the first command
+            self._note_birth(now())
 
     def receive(self, command: Command) -> None:
         """Take a command: it is on the disk or answered when this returns, so its delivery can be acknowledged.
 
-        Raises HighwallError where the disk refuses; then it was not taken, and must come again.
+        Raises HighwallError where the disk refuses; then it was not taken, and this id will be refused from now on:
+        whoever called may tell the twin so.
         """
         if command.gateway != self._gateway:
             return self._send(self._answer(command, "refused", f"it is for {command.gateway}"))
+        try:
+            self._take(command)
+        except HighwallError:
+            self._turn_away(command)
+            raise
+        return None
+
+    def _take(self, command: Command) -> None:
         known = self._journal.find(command.id)
         if known is not None:
             return self._again(known, command)
-        why = self._why_not(command)
+        self._note_birth(self._now())
+        why = self._why_not(command) or self._why_not_again(command)
         if why is None and len(self._waiting) >= _MOST_WAITING:
-            why = f"{_MOST_WAITING} commands are waiting already; send it again later, under another id"
-        if not self._journal.received(command, self._now().wall):
-            return self._send(self._answer(command, "refused", "no more commands can be remembered until some expire"))
-        if why is not None:
-            return self._finish(self._answer(command, "refused", why))
+            why = f"{_MOST_WAITING} commands are waiting already; {_LATER}"
+        # With the command or not at all: one that is remembered without its refusal would be run after a restart.
+        answer = None if why is None else self._answer(command, "refused", why)
+        if not self._journal.received(command, self._now().wall, answer):
+            self._turn_away(command)
+            full = f"no more commands can be remembered until some expire; {_LATER}"
+            return self._send(self._answer(command, "refused", full))
+        if answer is not None:
+            return self._send(answer)
         self._waiting.append(command)
         self._wake.set()
         return None
@@ -172,18 +196,47 @@ class Execution:
             return f"this gateway has nothing to do {command.name} with"
         return self._untimely(command, ORDERS[command.name].harmless)
 
+    def _why_not_again(self, command: Command) -> str | None:
+        """Why a command that the journal does not know may all the same have been here before; None: it was not."""
+        journal = self._journal
+        if command.id in self._turned_away:
+            return f"it was refused before, as it could not be remembered; {_AGAIN}"
+        if not journal.born_anew:
+            return None
+        if journal.birth is None and not ORDERS[command.name].repeatable:
+            lost = "the journal of commands was lost, and this gateway's clock is not set"
+            return f"{lost}, so nobody can say whether this has been run before; {_LATER}"
+        if journal.birth is not None and command.issued < journal.birth:
+            return f"the journal of commands was lost, and this may have been run before; {_AGAIN}"
+        return None
+
+    def _note_birth(self, at: Stamp) -> None:
+        """Of a journal that took a lost one's place: keep when, once the time is known.
+
+        It is never forgotten: after MOST_LIFE all that it refuses has expired anyway. Only one that lies ahead is
+        replaced, for a wrong clock had it, and every command would be refused until then.
+        """
+        journal = self._journal
+        if not journal.born_anew or at.clock == ClockQuality.LOST:
+            return
+        if journal.birth is None or journal.birth > at.wall + _AHEAD * 1e6:
+            journal.was_born(at.wall - (at.mono - self._begun))
+
+    def _turn_away(self, command: Command) -> None:
+        self._turned_away[command.id] = None
+        if len(self._turned_away) > _MOST_TURNED_AWAY:
+            del self._turned_away[next(iter(self._turned_away))]
+
     def _untimely(self, command: Command, harmless: bool) -> str | None:
-        at, again = self._now(), "send it again, under another id"
+        at = self._now()
         if command.expires - command.issued > MOST_LIFE * 1e6:
             return f"it would live longer than {MOST_LIFE / 86_400:g} days; send one that expires earlier"
-        if command.issued < self._not_before:
-            return f"the journal of commands was lost, and this may have been run before; {again}"
         if at.wall > command.expires:
             return f"it expired {(at.wall - command.expires) / 1e6:.0f} s ago"
         if at.clock != ClockQuality.LOST and command.issued > at.wall + _AHEAD * 1e6:
             return "it was issued in the future by this gateway's clock; one of the two clocks is wrong"
         if at.clock == ClockQuality.LOST and not harmless:
-            return f"this gateway's clock is not set, so nobody can say whether it has expired; {again} later"
+            return f"this gateway's clock is not set, so nobody can say whether it has expired; {_LATER}"
         return None
 
     def _again(self, known: Known, command: Command) -> None:

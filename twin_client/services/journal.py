@@ -1,7 +1,8 @@
 """The memory of commands, on the disk: what came, what was begun, what was answered, and which answers went out.
 
 An SQLite file of its own, each change durable when its call returns: a command is run only once, and answered the
-same way for ever, exactly because this never forgets in the wrong moment.
+same way for ever, exactly because this never forgets in the wrong moment. Where a journal was lost all the same, the
+one after it says so, and since when, for as long as it lives.
 """
 
 import sqlite3
@@ -18,7 +19,7 @@ from twin_client.protocol.errors import ProtocolError
 from twin_client.protocol.orders import MOST_BYTES, Answer, Command, pack, unpack
 
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS command (
+CREATE TABLE command (
     number INTEGER PRIMARY KEY,         -- in the order they came
     id TEXT NOT NULL UNIQUE,
     body BLOB NOT NULL,                 -- the command, as it came
@@ -27,6 +28,7 @@ CREATE TABLE IF NOT EXISTS command (
     answer BLOB,
     sent INTEGER NOT NULL DEFAULT 0
 );
+CREATE TABLE birth (at INTEGER);        -- a row where a journal was lost before: when, microseconds; NULL: not known
 """
 
 
@@ -53,13 +55,18 @@ class Known:
 
 
 class Journal:
-    """The journal in the file `path`. `born_anew` says that a damaged one had to be set aside as NAME.damaged.
+    """The journal in the file `path`. `born_anew` says that the one before it is lost: a damaged one is set aside as
+    NAME.damaged. What ran before `birth`, microseconds (None: not known yet), is then not remembered; both stay over
+    restarts.
 
     Every call raises HighwallError where the disk refuses, and then nothing was changed.
     """
 
     def __init__(self, path: Path, memory: Memory | None = None):
-        self._path, self._memory, self.born_anew = Path(path), memory or Memory(), False
+        self._path, self._memory = Path(path), memory or Memory()
+        self._damaged = self._path.with_name(f"{self._path.name}.damaged")
+        self.born_anew = False
+        self.birth: int | None = None
         try:
             self._open()
         except sqlite3.DatabaseError as error:
@@ -67,9 +74,9 @@ class Journal:
                 raise self._refused(error) from error
             try:
                 self._set_aside()
-            except OSError as failure:
+                self._open()
+            except (OSError, sqlite3.Error) as failure:
                 raise self._refused(failure) from failure
-            self._open()
 
     def close(self) -> None:
         """Close the file."""
@@ -80,8 +87,17 @@ class Journal:
         rows = self._rows("SELECT body, begun, answer FROM command WHERE id = ?", command_id)
         return next((_known(*row) for row in rows), None)
 
-    def received(self, command: Command, now: int) -> bool:
-        """Remember a new command; False where there are too many that have not expired at `now`, microseconds."""
+    def was_born(self, at: int) -> None:
+        """Remember when a journal that was born anew began, microseconds."""
+        with self._change() as base:
+            base.execute("UPDATE birth SET at = ?", (at,))
+        self.birth = at
+
+    def received(self, command: Command, now: int, answer: Answer | None = None) -> bool:
+        """Remember a new command, and with it an answer that there is already.
+
+        False where there are too many that have not expired at `now`, microseconds.
+        """
         with self._change() as base:
             floor = now - int(self._memory.margin * 1e6)
             base.execute(
@@ -93,8 +109,8 @@ class Journal:
             count, size = base.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM command").fetchone()
             if count >= self._memory.most or size + len(body) > self._memory.bytes:
                 return False
-            row = (command.id, body, command.expires)
-            base.execute("INSERT INTO command (id, body, until) VALUES (?, ?, ?)", row)
+            row = (command.id, body, command.expires, None if answer is None else pack(answer))
+            base.execute("INSERT INTO command (id, body, until, answer) VALUES (?, ?, ?, ?)", row)
             return True
 
     def begun(self, command_id: str) -> None:
@@ -128,13 +144,19 @@ class Journal:
         except OSError as error:
             raise self._refused(error) from error
         self._base = sqlite3.connect(self._path, isolation_level=None)
-        self._base.executescript(
-            "PRAGMA journal_mode = DELETE; PRAGMA synchronous = EXTRA; PRAGMA cache_size = -256;" + _SCHEMA
-        )
+        self._base.executescript("PRAGMA journal_mode = DELETE; PRAGMA synchronous = EXTRA; PRAGMA cache_size = -256;")
+        if "command" not in self._tables():
+            # In one step, and by what is left of the one before: a kill on the way must not make it a first journal.
+            born = "INSERT INTO birth VALUES (NULL);" if self._damaged.exists() else ""
+            self._base.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {born} COMMIT;")
         try:  # all of it is read once: rows are few, and when a command comes again is too late to find one damaged
             sound = self._base.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
             for name, *row in self._base.execute("SELECT id, body, begun, answer FROM command"):
                 sound = sound and _known(*row).command.id == name
+            if "birth" in self._tables():  # an older version made none
+                for (at,) in self._base.execute("SELECT at FROM birth"):
+                    sound = sound and isinstance(at, int | None)
+                    self.born_anew, self.birth = True, at
         except ProtocolError:
             sound = False
         if not sound:
@@ -143,10 +165,12 @@ class Journal:
     def _set_aside(self) -> None:
         with suppress(AttributeError, sqlite3.Error):
             self._base.close()
-        self._path.replace(self._path.with_name(f"{self._path.name}.damaged"))
+        self._path.replace(self._damaged)
         for left in ("-journal", "-wal", "-shm"):
             self._path.with_name(self._path.name + left).unlink(missing_ok=True)
-        self.born_anew = True
+
+    def _tables(self) -> set[str]:
+        return {name for (name,) in self._base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         try:

@@ -43,7 +43,7 @@ class Mine:
     people: int = 3
     trucks: int = 2
     images: float = 60.0  # seconds between two of the camera's images; 0: none
-    boot: int = 1  # of all tags
+    boot: int = 1  # of all tags; a gateway drops what it has heard of a boot before
 
     def events(self) -> "Iterator[Event]":
         """Everything that happens, in order of time, without end."""

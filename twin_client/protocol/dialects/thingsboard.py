@@ -2,8 +2,14 @@
 
 ThingsBoard keeps one value per device, key and millisecond, and a second one in the same millisecond replaces the
 first. A time is therefore taken in steps of 64 ms, and the record's own number, modulo 64, is added: records of one
-device stay apart, and the same record sent twice has the same time both times, so that it is still one. More than 64
-of one device in 64 ms are moved to later milliseconds within their batch: they may come twice, but none is lost.
+device stay apart, and the same record sent twice has the same time both times, so that it is still one. Where more than
+64 of one device come in 64 ms, those whose time is taken are moved to the next free one. The times of the latest 4096
+records are remembered, whatever batch or connection they went with, so that none of them takes another's time, and one
+that is sent again keeps its own. Beyond those, or after the agent was started anew, a moved one may come twice, and
+share its time with one that is in its place.
+
+A record that is too long for a message by itself goes without its thumbnail, then its boxes, then its window's samples:
+`thumbnail_left_out: true`, and so on. The server hangs up on longer ones, and would never get any further.
 
 It has no null: a quantity that its sensor sent as null becomes `QUANTITY_null: true`, one that was not sent has no
 key. A value read by a sensor calibration stands beside `QUANTITY_raw` and `QUANTITY_calibration`. A person who sends a
@@ -29,6 +35,8 @@ from twin_client.protocol.records import Alarm, Gap, Health, Position, Predictio
 
 STEP: Final = 64  # milliseconds
 ITSELF: Final = ""  # the gateway's own device
+_REMEMBERED: Final = 4096  # times given to records: twice what is on its way at once by default
+_SPARED: Final = ("thumbnail", "boxes", "window")  # of a record that is too long, what the server gets last
 _ANSWERED: Final = 256  # RPCs that wait for an answer, at most; the oldest are forgotten
 _RPC, _ATTRIBUTES = "v1/devices/me/rpc/request/", "v1/devices/me/attributes"
 _json = msgspec.json.Encoder()
@@ -43,6 +51,7 @@ class Speaker:
         self._gateway, self._voice = gateway, voice
         self._introduced: set[str] = set()
         self._asked: OrderedDict[str, str] = OrderedDict()  # RPC number by command
+        self._times = _Times()
 
     def subscriptions(self) -> tuple[str, ...]:
         return (f"{_RPC}+", _ATTRIBUTES, f"{_ATTRIBUTES}/response/+")
@@ -60,7 +69,6 @@ class Speaker:
     def batch(self, rows: Sequence[Stored]) -> list[Message]:
         messages: list[Message] = []
         told: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        taken: set[tuple[str, int]] = set()
         size = 0
         for row in rows:
             record = record_of(row.body)
@@ -69,12 +77,8 @@ class Speaker:
                 self._introduced.add(device)
                 kind = "camera" if isinstance(record, Prediction) else "tag"
                 messages.append(Message("v1/gateway/connect", _json.encode({"device": device, "type": kind})))
-            at = record.at.wall // 1000 // STEP * STEP + number % STEP
-            while (device, at) in taken:
-                at += 1
-            taken.add((device, at))
-            entry = {"ts": at, "values": values}
-            length = len(_json.encode(entry)) + len(device) + 8
+            at = self._times.of(row, device, record.at.wall // 1000 // STEP * STEP + number % STEP)
+            entry, length = self._entry(device, at, values)
             if told and size + length > self._voice.most_message:
                 messages += self._telemetry(told)
                 told, size = defaultdict(list), 0
@@ -114,12 +118,47 @@ class Speaker:
     def _made(self, kind: type[orders.Kind], said: dict[str, Any]) -> orders.Kind:
         return orders.from_json(kind, _json.encode({"version": orders.VERSION, "gateway": self._gateway, **said}))
 
+    def _entry(self, device: str, at: int, values: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """What is said of a record, and how long it makes a message at most."""
+        spared = [name for name in _SPARED if name in values]
+        while True:
+            entry = {"ts": at, "values": values}
+            length = len(_json.encode(entry)) + len(device) + 8
+            if length <= self._voice.most_message or not spared:
+                return entry, length
+            name = spared.pop(0)
+            values = {key: value for key, value in values.items() if key != name} | {f"{name}_left_out": True}
+
     @staticmethod
     def _telemetry(told: dict[str, list[dict[str, Any]]]) -> Iterator[Message]:
         if itself := told.pop(ITSELF, None):
             yield Message("v1/devices/me/telemetry", _json.encode(itself))
         if told:
             yield Message("v1/gateway/telemetry", _json.encode(told))
+
+
+class _Times:
+    """Which millisecond each of the latest records was given, so that no two of a device have the same."""
+
+    def __init__(self) -> None:
+        self._given: OrderedDict[tuple[str, int], tuple[str, int]] = OrderedDict()  # by epoch and number
+        self._next: dict[tuple[str, int], int] = {}  # of a device and a time that is taken: the next that may be free
+
+    def of(self, row: Stored, device: str, wanted: int) -> int:
+        """The time of this record: the one it has, or the first free one from `wanted` on."""
+        given = self._given.get((row.epoch, row.seq))
+        if given is not None:
+            return given[1]
+        at, passed = wanted, []
+        while (later := self._next.get((device, at))) is not None:
+            passed.append(at)
+            at = later
+        for each in (*passed, at):  # so that a crowd at one moment is not walked through again by each of it
+            self._next[device, each] = at + 1
+        self._given[row.epoch, row.seq] = device, at
+        if len(self._given) > _REMEMBERED:
+            del self._next[self._given.popitem(last=False)[1]]
+        return at
 
 
 def _own(entry: dict[str, Any]) -> Message:
