@@ -3,6 +3,7 @@ by the rules.
 
 What a tag that is worn shows of its wearer becomes quantities of its reading: `motion` (a number, see `MOTIONS`),
 `motion_level` (g), `motion_still` (seconds), `fall` and `faint` (0 or 1), on which there are rules like on any others.
+Of a window that shows too little there is `motion` alone, 0: whoever lay before it may lie still, so alarms stand.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +22,15 @@ from twin_client.protocol.errors import ProtocolError
 from twin_client.protocol.orders import SetSensorCalibration
 from twin_client.protocol.records import Alarm, Entry, Measure, Reading, Record
 from twin_client.protocol.rules import Book, Calibrations, LevelRule, Rules, SensorCalibration
+from twin_client.protocol.rules.step import AGAIN
 from twin_client.protocol.site import Site, faults
 from twin_client.services import folder as disk
 
 MOTIONS: Final[tuple[str, ...]] = get_args(motion.Kind)  # what the numbers of `motion` stand for, from 0
 _WORN: Final = ("person", "machine")
+LATEST: Final = 120.0  # seconds that a frame may come late; more without a number missing is a tag that slept
+SMOOTH: Final = 64  # frames that tell how often a tag sends: several bursts of a line that delivers some at once
+HEALTHS: Final = 2.5  # periods of health records without one, for the gateway to have been silent: one may be late
 
 # Without any rules of its own a gateway still watches over people.
 OWN_RULES: Final = (
@@ -62,6 +67,9 @@ class Moved(msgspec.Struct, frozen=True, array_like=True):
     mono: int
     tag_boot: int
     tag_seq: int
+    pace: float = 0.0  # seconds from one number of the tag to the next, on average
+    known: int = 0  # frames by which the pace is known
+    late: float = 0.0  # seconds that the frame came after its window's end, as far as that can be told
 
 
 class State(msgspec.Struct, frozen=True):
@@ -80,7 +88,7 @@ class Judge:
     def __init__(self, settings: Settings, site: Site, folder: Path, tags: Mapping[str, Tag]):
         self._settings, self._site, self._folder, self._tags = settings, site, folder, dict(tags)
         self._motion, _ = sensitivity(settings, site)
-        self._book = Book(rules_in_force(site, sorted(tags)))
+        self._book = Book(rules_in_force(site, sorted(tags), settings.health), tags)
         kept = disk.load_state(folder / "calibrations.json", _Kept) or _Kept()
         self._curves = _newest(rules.calibrations_of(site.calibrations), kept.curves)
 
@@ -141,14 +149,11 @@ class Judge:
 
     def _moving(self, state: State, reading: Reading, kind: Literal["person", "machine"]) -> tuple[State, Reading]:
         before = state.moved.get(reading.tag)
-        span: float | None = None
-        if before is not None and before.tag_boot == reading.tag_boot:
-            if reading.tag_seq <= before.tag_seq:
-                return state, reading  # it comes late, and says nothing of now
-            if before.boot == reading.at.boot:
-                span = (reading.at.mono - before.mono) / 1e6
+        if before is not None and before.tag_boot == reading.tag_boot and 0 <= before.tag_seq - reading.tag_seq < AGAIN:
+            return state, reading  # it comes late, and says nothing of now
         assert reading.window is not None
         try:
+            span, after = _since(before, reading, motion.duration(reading.window))
             moved, seen = motion.judge(
                 replace(self._motion, subject=kind),
                 motion.State() if before is None else before.state,
@@ -157,30 +162,60 @@ class Judge:
             )
         except ProtocolError:
             return state, reading  # it is kept as it came
-        at = reading.at
-        after = Moved(moved, at.boot, at.mono, reading.tag_boot, reading.tag_seq)
-        values = {
-            "motion": float(MOTIONS.index(seen.kind)),
-            "motion_level": round(seen.level, 4),
-            "motion_still": round(seen.still, 1),
-            "fall": float(seen.kind == "fall" or seen.fallen),
-            "faint": float(seen.kind == "faint"),
-        }
-        added = {name: Measure(value) for name, value in values.items()}
-        return replace(state, moved={**state.moved, reading.tag: after}), replace(
+        values = {"motion": float(MOTIONS.index(seen.kind))}
+        if seen.kind != "unknown":  # what was not measured is no key
+            values |= {
+                "motion_level": round(seen.level, 4),
+                "motion_still": round(seen.still, 1),
+                "fall": float(seen.kind == "fall" or seen.fallen),
+                "faint": float(seen.kind == "faint"),
+            }
+        added = {name: Measure(value, value) for name, value in values.items()}
+        return replace(state, moved={**state.moved, reading.tag: replace(after, state=moved)}), replace(
             reading, values={**reading.values, **added}
         )
 
 
-def rules_in_force(site: Site, paired: Sequence[str]) -> Rules:
+def _since(before: Moved | None, reading: Reading, duration: float) -> tuple[float | None, Moved]:
+    """Seconds from the end of the last window to the end of this one, None: not known; and what is remembered for that.
+
+    Frames may arrive together that were measured one after the other, so their stamps alone say nothing. The tag's
+    numbers times its pace are the time that has passed, as long as no frame would arrive before its window's end, or
+    more than `LATEST` after it; then the arrival tells.
+    """
+    at = reading.at
+    after = Moved(motion.State(), at.boot, at.mono, reading.tag_boot, reading.tag_seq)
+    if before is None:
+        return None, after
+    after = replace(after, state=before.state)
+    if before.tag_boot != after.tag_boot or before.tag_seq > after.tag_seq:
+        return None, after  # it began anew
+    after = replace(after, pace=before.pace, known=before.known)
+    if before.boot != at.boot:
+        return None, after
+    numbers, passed = after.tag_seq - before.tag_seq, max(0.0, (at.mono - before.mono) / 1e6)
+    latest = before.late + passed  # from the last window's end to this arrival
+    told = numbers * before.pace
+    if latest - told > LATEST:
+        return max(duration, latest), after
+    overlap = duration / 2 <= passed < duration  # a frame that only came late comes at once behind the other
+    span = max(min(latest, told) if before.known else latest, passed if overlap else duration)
+    known = min(before.known + 1, SMOOTH)
+    pace = before.pace + (passed / numbers - before.pace) / known
+    return span, replace(after, pace=pace, known=known, late=max(0.0, latest - span))
+
+
+def rules_in_force(site: Site, paired: Sequence[str], health: float = 0.0) -> Rules:
     """The rules of the site, and our own for people where it has none of the same names.
 
-    Tags are waited for that the site's rules name, or else those that are paired here. Raises ProtocolError.
+    Tags are waited for that the site's rules name, or else those that are paired here. health: seconds between two
+    health records, which are all that comes when every tag is silent. Raises ProtocolError.
     """
     wanted = rules.rules_of(site.rules)
     names = {rule.name for rule in wanted.rules}
     own = tuple(rule for rule in OWN_RULES if rule.name not in names)
-    return replace(wanted, rules=(*own, *wanted.rules), paired=wanted.paired or tuple(paired))
+    silence = max(wanted.silence_s, HEALTHS * health)
+    return replace(wanted, rules=(*own, *wanted.rules), paired=wanted.paired or tuple(paired), silence_s=silence)
 
 
 def faults_of(site: Site) -> list[str]:

@@ -202,10 +202,13 @@ def test_a_gap_that_names_the_tag_and_a_long_silence_begin_a_trend_anew():
     assert alarms_of(book(VELOCITY), before + late) == []
 
 
-def test_what_must_come_in_a_row_begins_anew_at_a_gap():
-    rules = book(level(rise_count=3), {"kind": "stuck", "name": "dead", "quantity": "strain", "count": 3})
-    assert len(alarms_of(rules, every(10, [6, 6, 6]))) == 2
-    assert alarms_of(rules, [*every(10, [6, 6]), gap(15, "tag-7"), reading(20, 6)]) == []
+def test_what_must_come_in_a_row_begins_anew_only_where_as_much_was_lost_at_once_as_the_rule_says():
+    stuck = {"kind": "stuck", "name": "dead", "quantity": "strain", "count": 3}
+    for more, last, told in (({}, 2, 2), ({}, 19, 2), ({}, 20, 0), ({"lost": 1}, 1, 0), ({"lost": 30}, 29, 2)):
+        rules = book(level(rise_count=3, **more), {**stuck, **more})
+        assert len(alarms_of(rules, every(10, [6, 6, 6]))) == 2
+        lossy = [*every(10, [6, 6]), gap(19, "tag-7", last=last), reading(20, 6)]
+        assert len(alarms_of(rules, lossy)) == told, (more, last)
 
 
 def test_a_velocity_is_that_of_its_window_however_seldom_a_tag_speaks():

@@ -114,13 +114,19 @@ LEAST, SHORTEST = 4, 0.2  # samples, and seconds, in which anything can be seen 
 FOREVER = 1e9  # seconds: a span that nobody knows
 
 
+def duration(window: Window) -> float:
+    """Seconds that a window covers. Raises ProtocolError for what is no window of 1 to 3 axes."""
+    return len(samples_of(window)[0]) / window.rate
+
+
 def judge(settings: Settings, state: State, window: Window, span: float | None) -> tuple[State, Motion]:
     """The state after `window`, and what its wearer does.
 
     span: seconds from the end of the last window to the end of this one, None where they are not known (a restart of
     the tag or the gateway; so are taken NaN and what is below 0). Of a tag that sends without a pause, tell them by
     its sequence numbers: frames may arrive late together. A window that shows too little to judge is `unknown`, and
-    its time counts as unseen. Raises ProtocolError for what is no window of 1 to 3 axes.
+    its time counts as unseen; of a wearer it says nothing, not even that he has not fallen. Raises ProtocolError for
+    what is no window of 1 to 3 axes.
     """
     samples = samples_of(window)
     passed = span if span is not None and span >= 0 else FOREVER

@@ -39,7 +39,7 @@ class Measure(msgspec.Struct, frozen=True, array_like=True):
 
     raw: float | None  # None: the sensor itself said null
     value: float | None = None  # in the quantity's own unit; None: raw is null, or has no valid reading
-    calibration: int = 0  # version of the sensor calibration; 0: none, `value` is `raw`
+    calibration: int = 0  # version of the sensor calibration; 0: none, `value` is `raw`, of what is derived too
 
     def __post_init__(self) -> None:
         for number in (self.raw, self.value):

@@ -1,16 +1,18 @@
 """Rules made ready to be applied: which of them mind which quantity of which subject."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import msgspec
 
 from twin_client.protocol.rules.settings import (
+    LOST,
     Common,
     LevelRule,
     MissingRule,
+    Rule,
     Rules,
     SpikingRule,
     StuckRule,
@@ -38,23 +40,30 @@ class Plan(NamedTuple):
 
     quantities: dict[str, Duties]
     missing: tuple[MissingRule, ...]
-    lost: dict[str, int]  # numbers that must be lost at once for a rule's trend to begin anew
+    lost: dict[str, int]  # numbers that must be lost at once for what a rule remembers to begin anew
 
 
 class Book:
-    """A set of rules and what follows from it. It carries nothing from record to record."""
+    """A set of rules and what follows from it. It carries nothing from record to record.
 
-    def __init__(self, rules: Rules):
-        self.rules = rules
+    tags: all that are paired, whether a rule waits for them or not: alarms of others end. None: nobody knows.
+    """
+
+    def __init__(self, rules: Rules, tags: Collection[str] | None = None):
+        self.rules, self._tags = rules, None if tags is None else frozenset(tags)
         self.missing = [
             (rule, tuple(sorted({tag for tag in _named(rule, rules.paired) if minds(rule, tag)})))
             for rule in rules.rules
             if isinstance(rule, MissingRule)
         ]
-        self.digests = {rule.name: (rule.version, _digest(rule)) for rule in rules.rules}
-        self.digests[PAIRED] = (0, _digest(rules.paired))
+        self.digests = {rule.name: (rule.version, _digest(_said(rule))) for rule in rules.rules}
+        self.digests[PAIRED] = (0, _digest(rules.paired if tags is None else (rules.paired, sorted(tags))))
         self._plans: dict[str, Plan] = {}
         self._shared: dict[tuple[str, ...], Plan] = {}  # by the rules in them: most subjects have the same
+
+    def left(self, key: str) -> bool:
+        """Whether a subject is a tag that is not paired any more."""
+        return self._tags is not None and not key.startswith("/") and key not in self._tags
 
     def plan(self, key: str) -> Plan:
         """What minds the subject whose key this is: a tag's name, or a slash and a camera's name."""
@@ -67,7 +76,7 @@ class Book:
         return found
 
     def _planned(self, key: str) -> Plan:
-        rules = [rule for rule in self.rules.rules if minds(rule, key.removeprefix("/"))]
+        rules: list[Rule] = [rule for rule in self.rules.rules if minds(rule, key.removeprefix("/"))]
         if key.startswith("/"):  # nobody waits for a camera's next image
             rules = [rule for rule in rules if not isinstance(rule, MissingRule)]
         names = tuple(rule.name for rule in rules)
@@ -77,7 +86,7 @@ class Book:
             self._shared[names] = Plan(
                 {quantity: _duties(rules, quantity) for quantity in quantities},
                 missing,
-                {rule.name: rule.lost for rule in rules if isinstance(rule, Windowed)},
+                {rule.name: rule.lost for rule in rules if not isinstance(rule, MissingRule)},
             )
         return self._shared[names]
 
@@ -96,6 +105,17 @@ def _duties(rules: Sequence[Common], quantity: str) -> Duties:
         tuple(rule for rule in mine if isinstance(rule, LevelRule)),
         tuple(rule for rule in mine if isinstance(rule, Windowed)),
     )
+
+
+def _said(rule: Rule) -> dict[str, object]:
+    """What makes a rule the one it is: a setting that rules have got since is no part of it while it is left alone.
+
+    Else every alarm would end, and begin under another id, because the gateway was updated.
+    """
+    said: dict[str, object] = msgspec.to_builtins(rule)
+    if not isinstance(rule, Windowed) and said.get("lost") == LOST:
+        del said["lost"]
+    return said
 
 
 def _digest(what: object) -> int:

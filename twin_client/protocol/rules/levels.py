@@ -49,6 +49,15 @@ def interrupted(grade: Grade) -> Grade:
     return grade._replace(latches=tuple(Latch(latch.on) for latch in grade.latches))
 
 
+def paused(grade: Grade, unseen: int) -> Grade:
+    """After `unseen` microseconds in which a few values were lost: runs go on, but that time is no part of them."""
+    if not any(latch.run for latch in grade.latches):
+        return grade
+    return grade._replace(
+        latches=tuple(latch._replace(since=latch.since + unseen) if latch.run else latch for latch in grade.latches)
+    )
+
+
 def pressed(latch: Latch, calls: bool, count: int, seconds: float, at: int) -> Latch:
     """The latch after one more value: it moves once `count` in a row over `seconds` have called for that."""
     if not calls:

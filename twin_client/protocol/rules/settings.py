@@ -3,7 +3,7 @@
     [[rules]]
     kind = "level"              # or velocity, forecast, validity, stuck, spiking, missing
     name = "crack-opening"
-    quantity = "extension"
+    quantity = "extensometer"
     subjects = ["tag-1*"]
     limits = [5.0, 10.0, 20.0]  # levels 1, 2 and 3
     hysteresis = 0.5
@@ -20,9 +20,12 @@ import msgspec
 
 from twin_client.protocol.errors import ProtocolError
 from twin_client.protocol.orders import Name
+from twin_client.protocol.rules.fits import FEWEST
 from twin_client.protocol.site import faults
 
 HIGHEST = 4  # level of a TARP
+LOST = 20  # numbers that a Gap names at once, for what must come in a row to begin anew: a radio loses single frames
+NOT_NEGATIVE = ("crack_probability", "crack_area", "fall", "faint", "motion", "motion_level", "motion_still")
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e8)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
@@ -50,7 +53,9 @@ class Graded(Common, frozen=True, kw_only=True):
     """A rule with a limit for each of its levels, the mildest first.
 
     A level rises once its limit is reached by `rise_count` values in a row that span `rise_s` seconds or more, and
-    falls once `fall_count` in a row that span `fall_s` seconds lie off it by more than `hysteresis`.
+    falls once `fall_count` in a row that span `fall_s` seconds lie off it by more than `hysteresis`. Where a Gap names
+    fewer than `lost` numbers, values before and after it are in a row, but the time of those numbers does not count:
+    a bad radio delays a level, either way, and by itself moves none.
     """
 
     quantity: Name
@@ -84,21 +89,31 @@ class LevelRule(Graded, frozen=True, kw_only=True, tag="level", tag_field="kind"
     """
 
     side: Side = "above"  # type: ignore[misc]  # what is fixed for other rules is a setting of this one
+    lost: Count = LOST
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.side == "above" and self.quantity in NOT_NEGATIVE and self.limits[0] <= self.hysteresis:
+            raise ValueError(
+                f"hysteresis: {self.quantity} is never below 0, so of a first limit of {self.limits[0]:g} the alarm "
+                f"ends only with a hysteresis below that, not {self.hysteresis:g}"
+            )
 
 
 class Windowed(Graded, frozen=True, kw_only=True):
     """A graded rule on the trend over a window, which is kept as at most `points` means of equal spans of time.
 
     It is judged when such a span is over, every `window_s / points` seconds at most. What the trend cannot say, because
-    it began anew, lowers no level.
+    it began anew, lowers no level. A tag that speaks less often than `least` times in `window_s`, or pauses for longer
+    than `gap_s`, has none.
     """
 
     window_s: Annotated[float, msgspec.Meta(ge=1, le=1e8)]
     points: Annotated[int, msgspec.Meta(ge=6, le=120)] = 40
-    least: Annotated[int, msgspec.Meta(ge=4, le=120)] = 8  # points, before anything is said
+    least: Annotated[int, msgspec.Meta(ge=4, le=120)] = 8  # points, before anything is said; half of `points` will do
     least_s: Seconds = 0.0  # that they span; 0: a quarter of the window
     gap_s: Seconds = 0.0  # without a value, after which the trend begins anew; 0: a quarter of the window
-    lost: Count = 20  # numbers that a Gap names at once, for the trend to begin anew: a radio loses single frames
+    lost: Count = LOST
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,6 +123,11 @@ class Windowed(Graded, frozen=True, kw_only=True):
             raise ValueError("least_s: must be at most four fifths of window_s, or nothing is ever said")
         if self.gap_s > self.window_s / 2:
             raise ValueError("gap_s: must be at most half of window_s")
+
+    @property
+    def enough(self) -> int:
+        """Points, before anything is said: a tag that speaks once in two spans never fills more than half of them."""
+        return min(self.least, self.points // 2)
 
     @property
     def span(self) -> float:
@@ -142,6 +162,13 @@ class ForecastRule(Windowed, frozen=True, kw_only=True, tag="forecast", tag_fiel
         super().__post_init__()
         if self.limits[-1] < 0:
             raise ValueError("limits: hours to failure are not negative")
+        if self.points < FEWEST:
+            raise ValueError(f"points: no failure can be told from {self.points}; take {FEWEST} or more")
+
+    @property
+    def enough(self) -> int:
+        """As of any trend, but no fewer than the law can be fitted to."""
+        return max(FEWEST, super().enough)
 
 
 class ValidityRule(Common, frozen=True, kw_only=True, tag="validity", tag_field="kind"):
@@ -152,6 +179,7 @@ class ValidityRule(Common, frozen=True, kw_only=True, tag="validity", tag_field=
     high: float | None = None
     count: Count = 3  # in a row, to begin an alarm and to end it
     level: Level = 1
+    lost: Count = LOST
 
     def __post_init__(self) -> None:
         if not (-math.inf if self.low is None else self.low) < (math.inf if self.high is None else self.high):
@@ -159,13 +187,14 @@ class ValidityRule(Common, frozen=True, kw_only=True, tag="validity", tag_field=
 
 
 class StuckRule(Common, frozen=True, kw_only=True, tag="stuck", tag_field="kind"):
-    """A sensor that says the same for `count` values and for `seconds`."""
+    """A sensor that says the same for `count` values and for `seconds`, of which lost ones are no part."""
 
     quantity: Name
     tolerance: Annotated[float, msgspec.Meta(ge=0, le=1e12)] = 0.0  # the same: highest and lowest differ by no more
     count: Annotated[int, msgspec.Meta(ge=2, le=1_000_000)] = 60
     seconds: Seconds = 0.0
     level: Level = 1
+    lost: Count = LOST
 
 
 class SpikingRule(Common, frozen=True, kw_only=True, tag="spiking", tag_field="kind"):
@@ -182,6 +211,7 @@ class SpikingRule(Common, frozen=True, kw_only=True, tag="spiking", tag_field="k
     most: Annotated[int, msgspec.Meta(ge=2, le=32)] = 5
     among: Annotated[int, msgspec.Meta(ge=4, le=64)] = 60
     level: Level = 1
+    lost: Count = LOST
 
     def __post_init__(self) -> None:
         if self.most > self.among // 2:  # of two values in a row, one at most is a spike
@@ -204,7 +234,8 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     `missing` rules wait for the tags in `paired`, and for names without * and ? among their own subjects. Where no
     record of any kind came for `silence_s` seconds, it was the gateway that was silent: no tag is missed for that time.
-    Beyond `most_subjects`, the one that was silent for longest is forgotten.
+    A gateway takes 2.5 times its own `health` for that where this is more, for when all its tags are silent nothing
+    else comes; a twin must do the same. Beyond `most_subjects`, the one that was silent for longest is forgotten.
     """
 
     version: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0

@@ -5,7 +5,7 @@ shards: `changed` names those that a stretch of records touched, which is all th
 """
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from twin_client.protocol.errors import ProtocolError
 from twin_client.protocol.rules.axis import Axis
-from twin_client.protocol.rules.levels import Grade, interrupted
+from twin_client.protocol.rules.levels import Grade, interrupted, paused
 from twin_client.protocol.rules.series import Series, Stuck
 from twin_client.protocol.rules.trend import Trend
 
@@ -65,17 +65,31 @@ def shard_of(key: str) -> int:
     return zlib.crc32(key.encode("utf-8", "replace")) % SHARDS
 
 
-def broken(subject: Subject, trends: Mapping[str, Trend] = MappingProxyType({})) -> Subject:
-    """After something of it was lost: levels stand as they are; runs and what was in doubt begin anew.
+def broken(
+    subject: Subject,
+    kept: Collection[str] = (),
+    spiking: Mapping[str, str] = MappingProxyType({}),
+    unseen: int = 0,
+) -> Subject:
+    """After something of it was lost: levels stand as they are; runs, trends and what was in doubt begin anew.
 
-    So do trends, but for those that are given.
+    But for the rules in `kept`: to them it was little, and goes on; `unseen` microseconds are no part of their runs.
+    spiking: the rule that keeps spikes out of a quantity.
     """
     return replace(
         subject,
-        series={name: Series(series.calibration, series.heard) for name, series in subject.series.items()},
-        grades={name: interrupted(grade) for name, grade in subject.grades.items()},
-        trends=dict(trends),
-        stuck={},
+        series={
+            name: series if spiking.get(name) in kept else Series(series.calibration, series.heard)
+            for name, series in subject.series.items()
+        },
+        grades={
+            name: paused(grade, unseen) if name in kept else interrupted(grade)
+            for name, grade in subject.grades.items()
+        },
+        trends={name: trend for name, trend in subject.trends.items() if name in kept},
+        stuck={
+            name: stuck._replace(since=stuck.since + unseen) for name, stuck in subject.stuck.items() if name in kept
+        },
     )
 
 

@@ -81,7 +81,10 @@ class _Step:
         self._speak(key, self._known(key), values)
 
     def lose(self, gap: Gap) -> None:
-        """Of these something will never come, so what was seen before it and after does not join."""
+        """Of these something will never come, so what was seen before it and after joins only where that was little.
+
+        Numbers come evenly: of the time since a subject's last word, what was lost takes its share.
+        """
         numbers: dict[str, float] = {}
         for lost in gap.lost:
             many = math.inf if lost.first is None else lost.last - lost.first + 1
@@ -90,9 +93,12 @@ class _Step:
             for key in (name, f"/{name}"):
                 subject = self._subject(key)
                 if subject is not None:
-                    enough = self._book.plan(key).lost
-                    kept = {rule: trend for rule, trend in subject.trends.items() if many < enough.get(rule, 1)}
-                    self._subjects[key] = broken(subject, kept)
+                    plan = self._book.plan(key)
+                    kept = {rule for rule, enough in plan.lost.items() if many < enough}
+                    spiking = {name: each.spiking.name for name, each in plan.quantities.items() if each.spiking}
+                    since = max(0, self.scene.at - subject.heard)
+                    unseen = int(since * many / (many + 1)) if math.isfinite(many) else since
+                    self._subjects[key] = broken(subject, kept, spiking, unseen)
 
     def look(self) -> None:
         """Find the tags that have said nothing for too long, and tell when to look again."""
@@ -127,10 +133,12 @@ class _Step:
                 for name in gone:
                     text = "the rule is another one now" if name in new else "there is no such rule any more"
                     case.ended(name, old[name][0], text)
-                for name in sorted(subject.grades.keys() & waited.keys()):
-                    if key not in waited[name]:
-                        case.ended(name, new[name][0], "the tag is not paired any more")
-                if gone or case.alarms:
+                left = self._book.left(key)
+                held = sorted(subject.grades.keys() & new.keys() - set(gone))
+                over = [name for name in held if (key not in waited[name] if name in waited else left)]
+                for name in over:
+                    case.ended(name, new[name][0], "the tag is not paired any more")
+                if gone or over:
                     self._keep(key, case)
         self.clock = replace(self.clock, rules=new, began=self.scene.at, due=None)  # nothing is missed from before
 

@@ -19,6 +19,7 @@ class Trend(NamedTuple):
 
 NONE = Trend()
 POINT = 16  # bytes
+HAIR = 1e-3  # seconds by which rounding may place a point before its span
 
 
 def grown(rule: Windowed, trend: Trend, at: int, value: float) -> tuple[Trend, bool]:
@@ -31,20 +32,23 @@ def grown(rule: Windowed, trend: Trend, at: int, value: float) -> tuple[Trend, b
         return Trend(b"", at, at, 1, 0.0, value), False
     if at <= trend.last:
         return trend, False
-    if at - trend.began < rule.window_s / rule.points * 1e6:
+    span = rule.window_s / rule.points * 1e6
+    if at - trend.began < span:
         seconds = trend.seconds + (at - trend.began) / 1e6
         return trend._replace(last=at, size=trend.size + 1, seconds=seconds, total=trend.total + value), False
     mean = array("d", (trend.began / 1e6 + trend.seconds / trend.size, trend.total / trend.size))
     kept = (trend.points + mean.tobytes())[-POINT * rule.points :]
-    return Trend(kept, at, at, 1, 0.0, value), True
+    # Spans follow on one another, whenever values come: else each would be longer, and fewer fit into the window.
+    began = trend.began + int((at - trend.began) // span * span)
+    return Trend(kept, began, at, 1, (at - began) / 1e6, value), True
 
 
 def points_of(rule: Windowed, trend: Trend) -> list[tuple[float, float]]:
     """The closed spans that lie in the window, (seconds, value) in order; none while they are too few, or too close."""
     flat = array("d")
     flat.frombytes(trend.points)
-    oldest = trend.began / 1e6 - rule.window_s
+    oldest = trend.began / 1e6 - rule.window_s - HAIR
     points = [(t, x) for t, x in zip(flat[::2], flat[1::2], strict=True) if t >= oldest]
-    if len(points) < rule.least or points[-1][0] - points[0][0] < rule.span:
+    if len(points) < rule.enough or points[-1][0] - points[0][0] < rule.span:
         return []
     return points
