@@ -23,7 +23,7 @@ from twin_client.config import Settings, local
 from twin_client.config import serial as serial_in_force
 from twin_client.handlers import Handlers
 from twin_client.health import Reporter
-from twin_client.judgement import Judge, faults_of
+from twin_client.judgement import Judge, faults_of, without_faulty
 from twin_client.outbox import Outbox
 from twin_client.pairing import Pairing
 from twin_client.parts import Part, ended
@@ -83,6 +83,7 @@ class Agent:
             self._apply,
             faults_of,
             settings.services.trial,
+            without_faulty,
         )
         self.site = self.configuration.start()
         self.judge = Judge(settings, self.site, self.folder, self.pairing.tags)

@@ -9,14 +9,14 @@ Of a window that shows too little there is `motion` alone, 0: whoever lay before
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 from msgspec.structs import replace
 
 from targets.runtime.errors import HighwallError
 from twin_client.config import Settings, sensitivity
-from twin_client.pairing import Tag
+from twin_client.pairing import WORN, Tag
 from twin_client.protocol import motion, rules
 from twin_client.protocol.errors import ProtocolError
 from twin_client.protocol.orders import SetSensorCalibration
@@ -27,7 +27,6 @@ from twin_client.protocol.site import Site, faults
 from twin_client.services import folder as disk
 
 MOTIONS: Final[tuple[str, ...]] = get_args(motion.Kind)  # what the numbers of `motion` stand for, from 0
-_WORN: Final = ("person", "machine")
 LATEST: Final = 120.0  # seconds that a frame may come late; more without a number missing is a tag that slept
 SMOOTH: Final = 64  # frames that tell how often a tag sends: several bursts of a line that delivers some at once
 HEALTHS: Final = 2.5  # periods of health records without one, for the gateway to have been silent: one may be late
@@ -111,7 +110,7 @@ class Judge:
             return state, record
         record = rules.calibrated(self._curves, record)
         kind = self._tags.get(record.tag, Tag()).type
-        if record.window is not None and kind in _WORN:
+        if record.window is not None and kind in WORN:
             return self._moving(state, record, "machine" if kind == "machine" else "person")
         return state, record
 
@@ -216,6 +215,11 @@ def rules_in_force(site: Site, paired: Sequence[str], health: float = 0.0) -> Ru
     own = tuple(rule for rule in OWN_RULES if rule.name not in names)
     silence = max(wanted.silence_s, HEALTHS * health)
     return replace(wanted, rules=(*own, *wanted.rules), paired=wanted.paired or tuple(paired), silence_s=silence)
+
+
+def without_faulty(settings: dict[str, Any]) -> dict[str, Any]:
+    """A site's settings without the rules that are faulty by themselves; all others go on."""
+    return settings | {"rules": rules.sound(settings["rules"])} if settings.get("rules") else settings
 
 
 def faults_of(site: Site) -> list[str]:

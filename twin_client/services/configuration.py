@@ -71,7 +71,8 @@ class _State(msgspec.Struct, frozen=True):
 class Configuration:
     """The state in `folder`. Call `start` once, then `tick` every few seconds and `confirm` when the twin answered.
 
-    `apply` puts a Site in force and raises where it cannot; `check` names the faults that only other rooms see.
+    `apply` puts a Site in force and raises where it cannot; `check` names the faults that only other rooms see, and
+    `spare` gives settings without them, for those that an earlier version of the agent had taken.
     """
 
     def __init__(
@@ -83,9 +84,11 @@ class Configuration:
         apply: Callable[[Site], None],
         check: Callable[[Site], list[str]] = lambda site: [],
         trial: Trial | None = None,
+        spare: Callable[[dict[str, Any]], dict[str, Any]] = lambda settings: settings,
     ):
         self._file, self._gateway, self._local = Path(folder) / "configuration.json", gateway, local
         self._now, self._apply, self._check, self._limits = now, apply, check, trial or Trial()
+        self._spare = spare
         self._state = disk.load_state(self._file, _State) or _State()
         self._since = self._saved = now().mono
 
@@ -114,8 +117,9 @@ class Configuration:
         kept = self._state.kept
         if self._state.trial is None and (wrong := self._faults(kept.settings)):
             # Confirmed by another version of the agent, or before the gateway's own file was changed.
-            refused = Refusal(kept.number, "; ".join(wrong))
-            self._state = msgspec.structs.replace(self._state, kept=_Version(), refused=refused)
+            refused, left = Refusal(kept.number, "; ".join(wrong)), self._spare(kept.settings)
+            kept = _Version() if self._faults(left) else _Version(kept.number, left)
+            self._state = msgspec.structs.replace(self._state, kept=kept, refused=refused)
         return self.site
 
     def desire(self, desired: Desired) -> Reported:

@@ -31,6 +31,7 @@ from twin_client.protocol.rules.settings import (
     ValidityRule,
     VelocityRule,
     rules_of,
+    sound,
 )
 from twin_client.protocol.rules.state import State, changed, packed, recalled, restored
 from twin_client.protocol.rules.step import step
@@ -56,5 +57,6 @@ __all__ = [
     "recalled",
     "restored",
     "rules_of",
+    "sound",
     "step",
 ]

@@ -12,7 +12,7 @@ A rule with another `version`, or changed in any other way, is another rule: ala
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -252,22 +252,31 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 def rules_of(value: Any) -> Rules:
     """Rules from what TOML, JSON or a site says. Raises ProtocolError that names every fault by rule and field."""
-    if found := list(_faults(value)) or faults(Rules, value):
+    if found := [fault for each in _faults(value) for fault in each] or faults(Rules, value):
         raise ProtocolError(f"rules: {'; '.join(found)}")
     return msgspec.convert(value, Rules)
 
 
-def _faults(value: Any) -> Iterator[str]:
-    """Faults of each rule by itself, so that all can be mended at once."""
+def sound(value: dict[str, Any]) -> dict[str, Any]:
+    """`value` without those rules that are faulty by themselves, as they were to no earlier version."""
+    return value | {"rules": [rule for rule, wrong in zip(_each(value), _faults(value), strict=True) if not wrong]}
+
+
+def _each(value: Any) -> Sequence[Any]:
     rules = value.get("rules") if isinstance(value, dict) else None
-    for at, rule in enumerate(rules if isinstance(rules, list | tuple) else ()):
+    return rules if isinstance(rules, list | tuple) else ()
+
+
+def _faults(value: Any) -> Iterator[list[str]]:
+    """Faults of each rule by itself, so that all can be mended at once."""
+    for at, rule in enumerate(_each(value)):
         kind = next(
             (kind for kind in get_args(Rule) if isinstance(rule, dict) and rule.get("kind") == _tag(kind)), None
         )
         if kind is None:
-            yield f"rules[{at}].kind: must be one of {', '.join(map(_tag, get_args(Rule)))}"
+            yield [f"rules[{at}].kind: must be one of {', '.join(map(_tag, get_args(Rule)))}"]
         else:
-            yield from faults(kind, {name: each for name, each in rule.items() if name != "kind"}, f"rules[{at}]")
+            yield faults(kind, {name: each for name, each in rule.items() if name != "kind"}, f"rules[{at}]")
 
 
 def _tag(kind: type[msgspec.Struct]) -> str:
