@@ -13,7 +13,7 @@ from twin_client.protocol.site import Site
 from twin_client.services.configuration import Configuration, Local
 
 LEVEL = {"kind": "level", "name": "crack", "quantity": "crack_probability", "limits": [0.5], "hysteresis": 0.1}
-TREND = {"kind": "velocity", "name": "creep", "quantity": "extensometer", "limits": [1.0]}
+TREND = LEVEL | {"name": "creep", "quantity": "extensometer"}
 
 
 def begun(folder: Path) -> tuple[Configuration, Site]:
