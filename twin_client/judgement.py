@@ -219,7 +219,8 @@ def rules_in_force(site: Site, paired: Sequence[str], health: float = 0.0) -> Ru
 
 def without_faulty(settings: dict[str, Any]) -> dict[str, Any]:
     """A site's settings without the rules that are faulty by themselves; all others go on."""
-    return settings | {"rules": rules.sound(settings["rules"])} if settings.get("rules") else settings
+    there = settings.get("rules")
+    return settings | {"rules": rules.sound(there)} if isinstance(there, dict) else settings
 
 
 def faults_of(site: Site) -> list[str]:

@@ -51,7 +51,7 @@ def test_a_rule_that_is_faulty_by_now_is_left_out_and_named_and_the_others_go_on
 
 
 def test_rules_that_are_none_at_all_are_no_configuration(tmp_path: Path) -> None:
-    kept_by_an_earlier_version(tmp_path, {"version": 5, "rules": "many"})
+    kept_by_an_earlier_version(tmp_path, "many")
     room, site = begun(tmp_path)
     assert site == Site()
     assert msgspec.to_builtins(room.reported())["refused"]["number"] == 3
