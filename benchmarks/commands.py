@@ -56,7 +56,7 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     page.add_argument("--out", type=Path, default=Path("benchmarks.html"), metavar="FILE", help="the page")
     page.add_argument("--markdown", type=Path, metavar="FILE", help="also write tables there (docs/benchmarks.md)")
     page.add_argument("--results", type=Path, metavar="DIR", help="default: the committed ones")
-    page.add_argument("--against", type=Path, metavar="DIR", help="an earlier results folder, or a page made earlier")
+    page.add_argument("--against", type=Path, metavar="PATH", help="an earlier results folder, or a page made earlier")
     for each in (one, suite, lost, page):
         each.add_argument("--json", action="store_true", help="print JSON")
 

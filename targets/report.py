@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from targets.runtime.admit import Findings
 from targets.runtime.errors import plain
 from targets.runtime.predict import Prediction
@@ -94,7 +96,8 @@ def prediction_line(path: Path, word: str, prediction: Prediction) -> str:
         boxes = len(prediction.boxes)
         return f"{line}, {100 * prediction.fraction:.2f} % of pixels, {boxes} box{'' if boxes == 1 else 'es'}"
     if len(prediction.tiles) > 1:
-        above = sum(tile.probability >= prediction.threshold for tile in prediction.tiles)
+        level = float(np.float32(prediction.threshold))  # as probabilities are, or one on the threshold lies below it
+        above = sum(tile.probability >= level for tile in prediction.tiles)
         return f"{line}, {above} of {len(prediction.tiles)} tiles"
     return line
 

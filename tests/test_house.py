@@ -143,6 +143,13 @@ def test_every_dependency_is_pinned_in_constraints_and_nowhere_else(root, projec
         assert not re.search(r"==\s*[0-9]", (root / elsewhere).read_text(encoding="utf-8")), elsewhere
 
 
+def test_the_extra_that_readme_benchmarks_with_brings_what_pytest_s_own_options_need(project):
+    options = project["tool"]["pytest"]["ini_options"]["addopts"]
+    extra = project["project"]["optional-dependencies"]["bench"]
+    assert "pytest-benchmark" in extra
+    assert ("-n auto" in options) <= ("pytest-xdist" in extra)
+
+
 # --- what is tracked and what is shipped ----------------------------------------------------------------
 
 

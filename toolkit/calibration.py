@@ -68,16 +68,15 @@ class Calibration:
 
 
 def draw(positive: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-    """Sorted indices of at most `count` samples, seeded, each label in proportion and at least once."""
+    """Sorted indices of at most `count` samples, seeded, each label in proportion and, from two on, at least once."""
     if len(positive) <= count:
         return np.arange(len(positive))
+    members = {label: np.flatnonzero(positive == label) for label in (True, False)}
+    shares = {label: max(1, round(count * len(found) / len(positive))) for label, found in members.items()}
+    rarer = bool(2 * len(members[True]) <= len(positive))
+    shares[not rarer] = min(shares[not rarer], count - min(shares[rarer], len(members[rarer])))  # both were rounded up
     rng = np.random.default_rng(0)
-    picked = []
-    for label in (True, False):
-        members = np.flatnonzero(positive == label)
-        share = min(len(members), max(1, round(count * len(members) / len(positive))))
-        picked.append(rng.permutation(members)[:share])
-    return np.sort(np.concatenate(picked))
+    return np.sort(np.concatenate([rng.permutation(found)[: shares[label]] for label, found in members.items()]))
 
 
 def check_fits(model: Model, data: Samples | Unlabelled) -> None:

@@ -35,10 +35,15 @@ from toolkit.quantize.recipes import Recipe
 
 SEEDS: Final = (1, 2, 3, 4)
 # How far a model may stray from torch before it is refused, whatever a contract says: a float one in any
-# number, an int8 one on average over real images. One pixel of a map, or an image of noise, may change sides
-# for good reasons.
+# number, an int8 one by its drift over real images. One pixel of a map, or an image of noise, may change sides
+# for good reasons. Of a map's pixels one in a hundred is crack, so that a mean over all would miss nothing of a
+# model that finds none: there, drift is a share of what torch sees. The shipped network moves up to 0.15 of it, one
+# whose ranges are cut by a third 0.6, one that is blind 1.
 FLOAT_PARITY: Final = 1e-3
-INT8_DRIFT: Final = 0.2
+INT8_DRIFT: Final = {"classify": 0.2, "segment": 0.4}
+WEIGHT_DRIFT: Final = 0.1  # of models whose weights alone are rounded, and whose arithmetic is float
+LEAST_SEEN: Final = 1e-3  # mean probability of maps below which torch sees nothing that could be lost
+REAL: Final = 4  # images that models are compared on
 # Float kernels differ in the order of their sums; int8 ones by at most one step of the last activation.
 TOLERANCE: Final = {"fp32": 1e-4, "int8w": 1e-4, "int8": 0.02, "mixed": 0.02}
 LARGEST_TOLERANCE: Final = 0.1  # of a golden vector: beyond it, a wrong answer would pass as well
@@ -50,10 +55,11 @@ PACKAGES: Final = ("torch", "numpy", "onnx", "onnxruntime", "litert-torch", "ai-
 class Candidate:
     """A model file of one recipe, and the facts a contract asks about. The same inputs give the same facts.
 
-    parity: largest difference in probability from torch over the golden inputs; drift: the mean difference
-    over real images (0: none given); scores: over the judged samples, where there are any; float_layers:
-    what a mixed recipe left in float; spread: how far the kernels of its engine stand apart on the golden
-    inputs (0 where there is one family of them).
+    parity: largest difference in probability from torch over the golden inputs; drift: over real images, or seeded
+    ones where none were given, the largest mean difference of an image, and of maps the summed difference as a share
+    of torch's own sum; scores: over the judged samples, where there are any; float_layers: what a mixed recipe left in
+    float; spread: how far the kernels of its engine stand apart on the golden inputs (0 where there is one family of
+    them); task: of the network.
     """
 
     recipe: Recipe
@@ -63,6 +69,7 @@ class Candidate:
     scores: dict[str, Any] | None
     float_layers: tuple[str, ...] = ()
     spread: float = 0.0
+    task: str = "classify"
 
     @property
     def tolerance(self) -> float:
@@ -77,10 +84,17 @@ class Candidate:
                 f"the exported model is {self.parity:.3g} off torch, more than {FLOAT_PARITY:g}; "
                 "it uses an operator that its engine computes otherwise"
             )
-        if not self.drift <= INT8_DRIFT:
+        maps = self.task == "segment"
+        what = "of what torch sees is moved or lost" if maps else "off torch"
+        if self.recipe.precision == "int8w":
+            held = self.drift if maps else float(np.max([self.parity, self.drift]))  # NaN stays
+            if not held <= WEIGHT_DRIFT:
+                return f"the int8w model: {held:.3g} {what}, more than {WEIGHT_DRIFT:g}; build it at --precision fp32"
+        elif not self.drift <= INT8_DRIFT[self.task]:
+            most = f"{INT8_DRIFT[self.task]:g}"
             return (
-                f"the {self.recipe.precision} model is {self.drift:.3g} off torch on average, more than "
-                f"{INT8_DRIFT:g}; build it at --precision fp32, or calibrate on images like the training ones"
+                f"the {self.recipe.precision} model: {self.drift:.3g} {what}{'' if maps else ' on average'}, more than "
+                f"{most}; build it at --precision fp32, or calibrate on images like the training ones"
             )
         if self.tolerance > LARGEST_TOLERANCE:
             return (
@@ -88,6 +102,17 @@ class Candidate:
                 "could hardly fail; take another recipe"
             )
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Probe:
+    """One input that models are compared with torch on, what torch answers, and which figures it counts for."""
+
+    image: NDArray[Any]
+    sensors: NDArray[np.float32] | None
+    answer: NDArray[np.float32]
+    parity: bool
+    drift: bool
 
 
 @dataclass
@@ -110,7 +135,7 @@ class Compiler:
         self._footprints: dict[tuple[Recipe, int], Footprint] = {}
         self._observed: dict[str, Any] = {}
         self._ranked: list[sensitivity.Sensitivity] | None = None
-        self._torch: list[NDArray[np.float32]] | None = None
+        self._probed: list[_Probe] | None = None
 
     @property
     def images(self) -> NDArray[Any] | None:
@@ -162,7 +187,8 @@ class Compiler:
         if self.judged is not None and np.isfinite(parity):
             self.say(f"score {len(self.judged)} labelled images by {recipe.name}")
             scores = _rounded(judge(session, self.judged, self.model.threshold))
-        return Candidate(recipe, made, parity, drift, scores, kept, self._spread(backend, made))
+        spread = self._spread(backend, made)
+        return Candidate(recipe, made, parity, drift, scores, kept, spread, self.model.network.task)
 
     @property
     def block(self) -> int:
@@ -235,22 +261,44 @@ class Compiler:
 
     def _compare(self, session: Engine) -> tuple[float, float]:
         """(parity, drift) of the compiled model beside torch."""
-        seeded = [golden.seeded_image(seed, self.spec) for seed in SEEDS]
-        images = seeded + list([] if self.images is None else self.images[:4])
-        reading = any_reading(self.model)
-        features = [golden.sensor_features(index, self.spec) for index in range(len(seeded))]
-        features += [reading(index) for index in range(len(seeded), len(images))]
-        if self._torch is None:
-            pairs = zip(images, features, strict=True)
-            self._torch = [run_torch(self.model, self.network, image, sensors) for image, sensors in pairs]
-        off = [
-            np.abs(session.run(image, sensors) - answer)
-            for image, sensors, answer in zip(images, features, self._torch, strict=True)
-        ]
-        largest = float(np.max([each.max() for each in off]))  # NaN stays
-        drift = max((float(each.mean()) for each in off[len(seeded) :]), default=0.0)
+        if self._probed is None:
+            self._probed = self._probes()
+        off = [(probe, np.abs(session.run(probe.image, probe.sensors) - probe.answer)) for probe in self._probed]
+        largest = float(np.max([each.max() for probe, each in off if probe.parity]))  # NaN stays
+        moved = [each for probe, each in off if probe.drift]
+        if self.model.network.task == "classify":
+            drift = float(np.max([each.mean() for each in moved]))
+        else:
+            seen = sum(float(probe.answer.sum()) for probe, _ in off if probe.drift)
+            pixels = sum(each.size for each in moved)
+            drift = sum(float(each.sum()) for each in moved) / max(seen, LEAST_SEEN * pixels)
         # Torch sums in an order that depends on its threads; two digits do not.
         return float(f"{largest:.1e}"), float(f"{drift:.1e}")
+
+    def _probes(self) -> list[_Probe]:
+        """The seeds' images, then the first real ones, and of maps more until torch sees something on them."""
+
+        def probe(image: NDArray[Any], sensors: NDArray[np.float32] | None, parity: bool, drift: bool) -> _Probe:
+            return _Probe(image, sensors, run_torch(self.model, self.network, image, sensors), parity, drift)
+
+        found = []
+        for index, seed in enumerate(SEEDS):
+            features = golden.sensor_features(index, self.spec)
+            found.append(probe(golden.seeded_image(seed, self.spec), features, True, False))
+            if self.images is None:
+                found.append(probe(patches(seed, self.spec), features, False, True))
+        if self.images is None:
+            return found
+        reading, maps = any_reading(self.model), self.model.network.task == "segment"
+        seen, pixels = 0.0, 0
+        for index, image in enumerate(self.images):
+            if index >= REAL and (not maps or seen >= LEAST_SEEN * pixels):
+                return found
+            found.append(probe(image, reading(len(SEEDS) + index), index < REAL, True))
+            seen, pixels = seen + float(found[-1].answer.sum()), pixels + found[-1].answer.size
+        if maps and seen < LEAST_SEEN * pixels:
+            self.say("torch sees next to nothing on these images, so that nothing shows what a recipe loses")
+        return found
 
     def _identity(self, recipe: Recipe) -> dict[str, Any]:
         data = self.data
@@ -271,6 +319,7 @@ class Compiler:
             "scores": found.scores,
             "float_layers": found.float_layers,
             "spread": found.spread,
+            "task": found.task,
         }
         return {"facts.json": json.dumps(facts).encode(), "model": found.model}
 
@@ -322,6 +371,18 @@ def input_spec(model: Model) -> InputSpec:
         offset=tuple(-mean / std for mean, std in zip(model.mean, model.std, strict=True)),
         sensors=model.network.sensors,
     )
+
+
+def patches(seed: int, spec: InputSpec) -> NDArray[Any]:
+    """A seeded image of even squares, larger ones by seed, dim and bright by turns.
+
+    What networks are held against torch on where no real images are given: on plain noise many a network is sure of
+    itself, and would be so with broken weights.
+    """
+    side = 3 << (seed - 1)
+    noise = golden.seeded_image(seed, spec)
+    squares = noise[::side, ::side].repeat(side, 0).repeat(side, 1)[: spec.height, : spec.width]
+    return squares // 6 if seed % 2 else noise.max() - squares // 2
 
 
 def any_reading(model: Model) -> Callable[[int], NDArray[np.float32] | None]:

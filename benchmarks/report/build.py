@@ -31,12 +31,15 @@ def build(
 ) -> int:
     """Write the page to `out`, tables to `markdown` where one is named; 0.
 
-    against: a page made earlier; without it, the one that lies at `out`. Raises HighwallError where there are no
-    results, one is damaged, or that page holds no figures.
+    against: an earlier folder of results, or a page made earlier; without it, the page that lies at `out`. Raises
+    HighwallError where there are no results, one is damaged, or that page holds no figures.
     """
     sections = every(results or RESULTS)
-    figures = {name: value for section in sections for name, value in section.figures.items()}
-    before = _figures_of(against or out, required=against is not None)
+    figures = _figures_in(sections)
+    if against is not None and against.is_dir():
+        before = _figures_in(every(against))
+    else:
+        before = _figures_of(against or out, required=against is not None)
     changes = compare(before, figures)
     at_a_glance = glance.rows(results or RESULTS)
     write_text(out, _page(sections, at_a_glance, changes, bool(before), figures))
@@ -150,6 +153,10 @@ def _changes(changes: Sequence[Mapping[str, Any]], compared: bool) -> str:
 
 def _shown(value: float | None) -> str:
     return "none" if value is None else f"{value:,.6g}"
+
+
+def _figures_in(sections: Sequence[Section]) -> dict[str, float]:
+    return {name: value for section in sections for name, value in section.figures.items()}
 
 
 def _figures_of(page: Path, required: bool) -> dict[str, float]:

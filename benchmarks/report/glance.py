@@ -17,7 +17,7 @@ CNNS: Final = ("alexnet", "vgg16", "vgg19", "googlenet", "resnet50", "ssd300", "
 
 @dataclass(frozen=True)
 class Row:
-    """verdict: reached, missed, or not measured."""
+    """verdict: reached, missed, or unknown, where nobody measured it or most runs were noisy."""
 
     what: str
     aim: str
@@ -105,8 +105,13 @@ def _cell(cells: dict[str, Any], name: str) -> dict[str, Any] | None:
     return cell if cell is not None and "p50_ms" in cell else None
 
 
-def _noisy(cell: dict[str, Any]) -> str:
-    return ", noisy" if cell["noise"] else ""
+def _quoted(row: Row, noisy: Sequence[bool]) -> Row:
+    """A figure of noisy runs says how many they are; where most are, it is shown and judges nothing."""
+    if not any(noisy):
+        return row
+    said = "noisy" if len(noisy) == 1 else f"{sum(noisy)} of {len(noisy)} runs noisy"
+    verdict = "unknown" if 2 * sum(noisy) > len(noisy) else row.verdict
+    return replace(row, figure=f"{row.figure}, {said}", verdict=verdict)
 
 
 def _against_unet(cells: dict[str, Any], precision: str) -> Row:
@@ -115,21 +120,22 @@ def _against_unet(cells: dict[str, Any], precision: str) -> Row:
     if cell is None:
         return _unknown(what, aim, "measured")
     low, high = cell["ratio_interval"]
-    figure = f"{cell['ratio']:.3g} times ({low:.3g} to {high:.3g}){_noisy(cell)}"
-    return _judged(what, aim, figure, low >= 20, "measured")
+    figure = f"{cell['ratio']:.3g} times ({low:.3g} to {high:.3g})"
+    return _quoted(_judged(what, aim, figure, low >= 20, "measured"), [bool(cell["noise"])])
 
 
 def _against_cnns(cells: dict[str, Any], precision: str) -> Row:
     what, aim = f"mine at 48 x 48 beside the eight CNNs, {precision}: time", "faster than each"
     names = {name: ("detect-300" if name == "ssd300" else "classify-48") for name in CNNS}
-    found = {name: _cell(cells, f"{name}-{kind}-{precision}") for name, kind in names.items()}
-    ratios = {cell["title"]: cell["ratio"] for cell in found.values() if cell is not None}
+    beside = (_cell(cells, f"{name}-{kind}-{precision}") for name, kind in names.items())
+    found = [cell for cell in beside if cell is not None]
+    ratios = {cell["title"]: cell["ratio"] for cell in found}
     if len(ratios) < len(CNNS):
         return _unknown(what, aim, "measured")
     faster = [title for title, ratio in ratios.items() if ratio > 1]
     slower = ", ".join(f"{title} takes {ratio:.2g} of our time" for title, ratio in ratios.items() if ratio <= 1)
     figure = f"faster than {len(faster)} of 8" + (f"; {slower}" if slower else "")
-    return _judged(what, aim, figure, not slower, "measured")
+    return _quoted(_judged(what, aim, figure, not slower, "measured"), [bool(cell["noise"]) for cell in found])
 
 
 def _against_rnn(cells: dict[str, Any], folder: Path) -> Row:
@@ -143,7 +149,8 @@ def _against_rnn(cells: dict[str, Any], folder: Path) -> Row:
     if cell is None or len(aucs) < 2:
         return _unknown(what, aim, "measured")
     figure = f"the RNN takes {cell['ratio']:.2g} of our time; AUC {aucs[0]:.3f} against its {aucs[1]:.3f}"
-    return _judged(what, aim, figure, cell["ratio"] > 1 or aucs[0] > aucs[1], "measured")
+    row = _judged(what, aim, figure, cell["ratio"] > 1 or aucs[0] > aucs[1], "measured")
+    return _quoted(row, [bool(cell["noise"])])
 
 
 def _instructions(found: dict[str, Any] | None, engine: str) -> Row:
@@ -167,15 +174,16 @@ def _instructions(found: dict[str, Any] | None, engine: str) -> Row:
 def _first_answer(cells: dict[str, Any]) -> Row:
     what, aim = "from the start of the process to the first answer", "under 1 s"
     found = [
-        (name, cell["start_ms"])
+        (name, cell)
         for name, key in (("mine", "cracknet-classify-48"), ("crack", "cracknet-segment-448"))
         for cell in [_cell(cells, f"{key}-fp32")]
         if cell is not None
     ]
     if not found:
         return _unknown(what, aim, "measured")
-    figure = ", ".join(f"{name} {ms:,.0f} ms" for name, ms in found)
-    return _judged(what, aim, figure, all(ms < 1000 for _, ms in found), "measured")
+    figure = ", ".join(f"{name} {cell['start_ms']:,.0f} ms" for name, cell in found)
+    row = _judged(what, aim, figure, all(cell["start_ms"] < 1000 for _, cell in found), "measured")
+    return _quoted(row, [bool(cell["noise"]) for _, cell in found])
 
 
 def _edge(folder: Path) -> list[Row]:
@@ -183,14 +191,15 @@ def _edge(folder: Path) -> list[Row]:
     what, aim = "edge beside cloud, the paper's link: time off prediction", "the paper: 23.6 % on average"
     found = load(folder / "edge" / "figure6.json")
     cells = [
-        reduction(cell["cloud"]["seconds"], cell["edge"]["seconds"])
+        cell
         for cell in (found or {}).get("cells", {}).values()
         if (cell["task"], cell["link"], cell["kind"]) == ("predict", "paper", "measured")
     ]
     if not cells:
         return [_unknown(what, aim, "measured")]
-    row = _judged(what, aim, f"{mean(cells):.0f} % on average", mean(cells) >= 23.6, "measured")
-    return [_of_age(row, found)]
+    off = mean(reduction(cell["cloud"]["seconds"], cell["edge"]["seconds"]) for cell in cells)
+    row = _judged(what, aim, f"{off:.0f} % on average", off >= 23.6, "measured")
+    return [_of_age(_quoted(row, [bool(cell.get("noisy")) for cell in cells]), found)]
 
 
 def _loss(folder: Path) -> Row:

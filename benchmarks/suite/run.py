@@ -6,9 +6,10 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 from benchmarks.suite.field import OURS, Absent, Member, filled, fingerprint, members
@@ -21,6 +22,8 @@ from targets.runtime.machine import look, this_machine, throttled
 RESULTS: Final = Path(__file__).parents[1] / "results" / "suite"
 SCHEMA: Final = 1
 SECONDS: Final = 3.0  # of turns, a pair
+STRAY: Final = 0.25  # how far our time may lie off its median over all pairs before a pair's ratio means nothing
+STRAYED: Final = "ours took "  # how a pair's noise says so
 SPARE: Final = 1.25  # of the memory that a model may need, how much must be there
 Say = Callable[[str], None]
 
@@ -92,10 +95,10 @@ def run(plan: Plan, path: Path, command: str, say: Say, again: bool = False) -> 
     result |= {"begun": result.get("begun") or time.strftime("%Y-%m-%d", time.gmtime())}
     wanted = [one for one in present[0] if plan.takes(one)]
     result["absent"] = [asdict(one) for one in present[1] if plan.takes(one)]
-    pairs = [(one, partner(one, wanted), count) for one in wanted for count in threads]
+    pairs = [(one, partner(one, present[0]), count) for one in wanted for count in threads]
     # What was noisy or did not run is tried again: a calmer moment mends the one, more memory the other.
-    good = {name for name, cell in result["cells"].items() if "p50_ms" in cell and not cell["noise"]}
-    left = [(one, other, count) for one, other, count in pairs if key(one, count) not in good]
+    good = {(name, cell["of"]) for name, cell in result["cells"].items() if "p50_ms" in cell and not cell["noise"]}
+    left = [(one, other, count) for one, other, count in pairs if (key(one, count), other.name) not in good]
     say(f"{len(pairs)} measurements, {len(left)} to do")
     for count in threads:
         if str(count) not in result["roof"]:
@@ -113,6 +116,12 @@ def run(plan: Plan, path: Path, command: str, say: Say, again: bool = False) -> 
         what = cell.get("reason") or f"p50 {cell['p50_ms']:.4g} ms, {cell['ratio']:.3g} times {cell['of']}"
         marks = "".join(f"; {noise}" for noise in cell["noise"])
         say(f"{done} of {len(left)}: {key(one, count)}: {what} ({time.monotonic() - began:.0f} s){marks}")
+    mark(result["cells"])
+    _keep(path, result)
+    for name in (key(one, count) for one, _, count in pairs):
+        strayed = [noise for noise in result["cells"][name]["noise"] if noise.startswith(STRAYED)]
+        if strayed:
+            say(f"{name}: {strayed[0]}; run the suite again to measure it anew")
     return result
 
 
@@ -130,6 +139,23 @@ def partner(one: Member, present: Sequence[Member]) -> Member:
     task, size = ("classify", 48) if one.task == "detect" else (one.task, one.size)
     found = [each for each in present if each.network == OURS and (each.task, each.size) == (task, size)]
     return next((each for each in found if each.precision == precision), one)
+
+
+def mark(cells: Mapping[str, dict[str, Any]]) -> None:
+    """Say in the noise of every pair in which ours took another time than in most pairs, as far as is known by now.
+
+    Within such a pair the turns may agree, and its ratio still contradicts the times beside it. What ran alone has no
+    ratio, and on several threads it may well be faster so.
+    """
+    pairs = [cell for name, cell in cells.items() if "of_p50_ms" in cell and name != f"{cell['of']}-{cell['threads']}"]
+    times: dict[tuple[str, int], list[float]] = {}
+    for cell in pairs:
+        times.setdefault((cell["of"], cell["threads"]), []).append(cell["of_p50_ms"])
+    for cell in pairs:
+        usual = median(times[cell["of"], cell["threads"]])
+        cell["noise"] = [noise for noise in cell["noise"] if not noise.startswith(STRAYED)]
+        if abs(cell["of_p50_ms"] - usual) > STRAY * usual:
+            cell["noise"].append(f"{STRAYED}{cell['of_p50_ms']:.4g} ms, {usual:.4g} in most pairs")
 
 
 def _cell(one: Member, other: Member, threads: int, seconds: float) -> dict[str, Any]:
@@ -197,13 +223,14 @@ def _before(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A suite's results. Raises HighwallError where they are none."""
+    """A suite's results, judged by `mark`. Raises HighwallError where they are none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise HighwallError(f"{path} is no result of `bench suite`: {error}") from error
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or not isinstance(found.get("cells"), dict):
         raise HighwallError(f"{path} is no result of this Highwall's `bench suite`")
+    mark(found["cells"])
     return found
 
 

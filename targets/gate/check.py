@@ -11,7 +11,7 @@ from targets.board import Board
 from targets.emulator.guest import Guest
 from targets.gate import a64, wheel
 from targets.gate.elf import MAGIC, Elf, read_elf
-from targets.gate.loading import Item, Outcome, load_all
+from targets.gate.loading import ALONE, Item, Outcome, load_all
 from targets.gate.report import Finding, Report
 from targets.runtime.errors import HighwallError
 
@@ -232,8 +232,12 @@ def _judge(library: _Library, outcome: Outcome | None, board: Board) -> Finding:
     if outcome.fault:
         return replace(finding, faults=(outcome.fault,), notes=(*finding.notes, *outcome.reasons))
     if not outcome.ran:
-        notes = (*finding.notes, *(f"not run: {reason}" for reason in outcome.reasons))
-        return replace(_unrun(library, board, "it did not load"), notes=notes)
+        held = _unrun(library, board, "it did not load")
+        # An import may fail for want of somebody else's wheel; that the library cannot load is its own matter.
+        alone = [reason for reason in outcome.reasons if reason.startswith(ALONE)]
+        told = "; ".join(reason.removeprefix(ALONE).replace(str(library.path), library.path.name) for reason in alone)
+        notes = (*finding.notes, *(reason for reason in outcome.reasons if reason not in alone))
+        return replace(held, doubts=(f"did not load: {told}", *held.doubts), notes=notes)
     checked = {key: number for key, number in finding.instructions.items() if key not in a64.ALWAYS_EMULATED}
     unseen = {key: number for key, number in finding.instructions.items() if key in a64.ALWAYS_EMULATED}
     notes = (*finding.notes, *outcome.reasons)

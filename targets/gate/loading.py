@@ -15,6 +15,7 @@ from targets.gate.elf import read_elf
 from targets.runtime.errors import HighwallError, plain
 
 SECONDS: Final = 120.0  # for one library; the slowest seen, an engine's first import, takes a few
+ALONE: Final = "does not load by itself: "  # how such a reason begins
 # Scratch folders get no place in the guest's store of compiled Python: it is kept by path, and theirs never return.
 _NO_BYTECODE: Final = {"PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -102,7 +103,7 @@ def _after(outcome: Outcome, step: _Step, record: dict[str, Any]) -> Outcome:
         return outcome
     if record["reason"] is None:
         return replace(outcome, ran=True, imported=outcome.imported or step.action == "import")
-    title = {"load": "does not load by itself: ", "import": "not imported: ", "verify": ""}[step.action]
+    title = {"load": ALONE, "import": "not imported: ", "verify": ""}[step.action]
     return replace(outcome, reasons=(*outcome.reasons, title + _line(record["reason"])))
 
 

@@ -77,7 +77,10 @@ class Report:
                 result += [f"  {name}{own}{text}" for text in (*row.faults, *row.doubts)]
                 result += [f"  {name}{text}" for text in row.notes]
         bad = sum(not row.passes for row in self.findings)
-        how = f"loaded on an emulated {self.board.cpu}" if self.emulated else "only read: there is no emulator"
+        libraries = [row for row in self.findings if row.library]
+        ran = sum(row.ran for row in libraries)
+        loaded = "loaded" if ran == len(libraries) else f"{ran} of {len(libraries)} libraries loaded"
+        how = f"{loaded} on an emulated {self.board.cpu}" if self.emulated else "only read: there is no emulator"
         what = f"{bad} of {len(self.findings)} checks failed" if bad else "everything fits"
         return [*result, f"{self.board.name}: {what} ({how})"]
 

@@ -4,13 +4,14 @@ Tags follow the PyPA's binary distribution format and "platform compatibility ta
 board's own pip would take it.
 """
 
+import math
 import re
 import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 from targets.board import Board
 from targets.runtime.errors import HighwallError
@@ -20,6 +21,11 @@ MOST_FILES: Final = 100_000
 _NAME: Final = re.compile(
     r"(?P<name>[^-]+)-(?P<version>[^-]+)(-(?P<build>\d[^-]*))?-(?P<python>[^-]+)-(?P<abi>[^-]+)-(?P<platform>[^-]+)\.whl"
 )
+_VERSION: Final = re.compile(
+    r"v?((?P<epoch>\d+)!)?(?P<release>\d+(\.\d+)*)([-_.]?(?P<stage>alpha|a|beta|b|preview|pre|rc|c)[-_.]?(?P<pre>\d*))?"
+    r"([-_.]?(?P<after>post|rev|r)[-_.]?(?P<post>\d*))?([-_.]?(?P<before>dev)[-_.]?(?P<dev>\d*))?([+](?P<local>[\w.-]+))?"
+)
+_STAGES: Final = {"a": 0, "alpha": 0, "b": 1, "beta": 1, "c": 2, "rc": 2, "pre": 2, "preview": 2}
 _LEGACY: Final = {"manylinux2014": (2, 17)}  # the older names have no aarch64
 
 
@@ -82,6 +88,28 @@ def _family(platform: str) -> tuple[str, str, str]:
 def version(text: str) -> tuple[int, ...]:
     """`2.41` as (2, 41); empty where the board has no glibc."""
     return tuple(map(int, re.findall(r"\d+", text)))
+
+
+def newness(text: str) -> tuple[Any, ...]:
+    """By which a package's versions sort, oldest first, as PEP 440 orders them.
+
+    As its installers do, it ranks a release before every candidate for one: those are for who asks for them.
+    What is no version ranks last.
+    """
+    match = _VERSION.fullmatch(text.lower())
+    if match is None:
+        return (-1,)
+    numbers = [int(part) for part in match["release"].split(".")]
+    while len(numbers) > 1 and not numbers[-1]:
+        numbers.pop()  # 2.0 is 2
+    stage = _STAGES[match["stage"]] if match["stage"] else -1 if match["before"] and not match["after"] else 3
+    post = int(match["post"] or 0) if match["after"] else -1
+    dev = int(match["dev"] or 0) if match["before"] else math.inf
+    parts = re.split(r"[-_.]", match["local"]) if match["local"] else []
+    local = tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts)
+    released = not match["stage"] and not match["before"]
+    epoch = int(match["epoch"] or 0)
+    return released, epoch, tuple(numbers), stage, int(match["pre"] or 0), post, dev, local
 
 
 def unpack(path: Path, into: Path) -> list[Path]:

@@ -79,12 +79,12 @@ def bench_over_ssh(
 
 
 def _choose(wheelhouse: Path, name: str, found: Found, board: Board) -> Path:
-    """The newest wheel of `name` that the board's own pip would take."""
+    """The newest wheel of `name` that the board's own pip would take, a release before any candidate for one."""
     there = replace(board, python=found.python, glibc=found.glibc or board.glibc)
     fitting = []
     for path in sorted(wheelhouse.glob("*.whl")):
         if re.sub(r"[-_.]+", "-", path.name.partition("-")[0]).lower() == name and not wheel.misfits(path.name, there):
-            fitting.append((wheel.version(path.name.split("-")[1]), path))
+            fitting.append((wheel.newness(path.name.split("-")[1]), path))
     if not fitting:
         raise HighwallError(
             f"{wheelhouse} has no wheel of {name} for Python {plain(found.python)} on aarch64 with glibc {there.glibc}"

@@ -103,6 +103,23 @@ def test_the_next_page_tells_the_difference_from_the_one_before(tmp_path, page):
     assert "No figure moved" in out.read_text(encoding="utf-8")
 
 
+def test_a_folder_of_earlier_results_is_compared_with(tmp_path, capsys):
+    earlier = tmp_path / "earlier"
+    shutil.copytree(RESULTS / "loss", earlier / "loss")
+    for path in (earlier / "loss").glob("*.json"):
+        said = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(said | {"lost": said["lost"] + 1_000_000}), encoding="utf-8")
+    words = ["bench", "report", "--out", str(tmp_path / "p.html"), "--against", str(earlier), "--json"]
+    assert highwall.main(words) == 0
+    moved = [one for one in json.loads(capsys.readouterr().out)["changes"] if one["figure"].endswith(": lost")]
+    assert moved
+    assert {one["before"] - one["now"] for one in moved} == {1_000_000}
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert highwall.main([*words[:-2], str(empty)]) == 1
+    assert "holds no results" in capsys.readouterr().err
+
+
 def test_a_page_that_is_none_is_not_overwritten(tmp_path, capsys):
     out = tmp_path / "letter.html"
     out.write_text("my own page")
@@ -146,6 +163,26 @@ def test_twenty_times_means_the_whole_interval(tmp_path, ratio, verdict):
     found = {row.what: row for row in glance.rows(suite(tmp_path, unet_segment_448=ratio))}
     row = next(row for what, row in found.items() if "U-Net, fp32: time" in what)
     assert row.verdict == verdict
+
+
+def test_a_figure_of_noisy_runs_says_so_and_of_mostly_noisy_ones_judges_nothing():
+    row = glance.Row("what", "aim", "44 %", "reached", "measured")
+    assert glance._quoted(row, [False, False]) == row
+    few = glance._quoted(row, [True, False, False])
+    assert (few.figure, few.verdict) == ("44 %, 1 of 3 runs noisy", "reached")
+    many = glance._quoted(row, [True, True, False])
+    assert (many.figure, many.verdict) == ("44 %, 2 of 3 runs noisy", "unknown")
+    assert glance._quoted(row, [True]).figure == "44 %, noisy"
+
+
+@pytest.mark.parametrize(("noisy", "said", "verdict"), [(3, ", 3 of 4 runs noisy", "unknown"), (0, "", "reached")])
+def test_noisy_runs_over_the_paper_s_link_are_owned_up_to(tmp_path, noisy, said, verdict):
+    cell = {"task": "predict", "link": "paper", "kind": "measured", "cloud": {"seconds": 2}, "edge": {"seconds": 1}}
+    cells = {str(at): cell | {"noisy": at < noisy} for at in range(4)}
+    (tmp_path / "edge").mkdir()
+    (tmp_path / "edge" / "figure6.json").write_text(json.dumps({"cells": cells}))
+    row = next(row for row in glance.rows(tmp_path) if row.what.startswith("edge beside cloud"))
+    assert (row.figure, row.verdict) == (f"50 % on average{said}", verdict)
 
 
 def test_figures_of_networks_that_have_changed_judge_nothing(tmp_path):

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 import highwall
 from benchmarks.suite import field, run, table, turns
 from benchmarks.suite.field import Absent, Member, filled, members, skeleton
-from benchmarks.suite.roofline import place
+from benchmarks.suite.roofline import Roof, place
 from targets.runtime.engine import open_session
 from targets.runtime.errors import HighwallError
 
@@ -185,16 +185,71 @@ def test_what_is_measured_is_not_measured_again_unless_it_was_noisy(smoke, monke
     before = json.loads(path.read_text())
     for cell in before["cells"].values():
         cell["noise"] = []
-    before["cells"]["rnn-classify-18-fp32-1"]["noise"] = ["others used 2 of 2 cores"]
-    path.write_text(json.dumps(before))
+    rnn = before["cells"]["rnn-classify-18-fp32-1"]
+    rnn["noise"] = ["others used 2 of 2 cores"]
     measured = []
     monkeypatch.setattr(
-        run, "_cell", lambda one, other, count, seconds: measured.append(one.name) or {"reason": "none"}
+        run, "_cell", lambda one, other, count, seconds: measured.append((one.name, other.name)) or {"reason": "none"}
     )
     monkeypatch.setattr(run, "_keep", lambda path, result: None)
-    run.run(run.Plan(("rnn",), (18,), (1,), 0.05), path, "", lambda line: None)
-    assert measured == ["rnn-classify-18-fp32"]
+
+    def again():
+        measured.clear()
+        path.write_text(json.dumps(before))
+        run.run(run.Plan(("rnn",), (18,), (1,), 0.05), path, "", lambda line: None)
+        return measured
+
+    pair = ("rnn-classify-18-fp32", "cracknet-classify-18-fp32")
+    assert again() == [pair]
+    rnn["noise"] = []
+    assert again() == []
+    rnn["of"] = rnn["network"]  # what an earlier run measured beside itself has no ratio to ours
+    assert again() == [pair]
     path.write_text(json.dumps(result))
+
+
+def test_ssd_is_measured_beside_ours_though_its_own_size_alone_is_asked_for(tmp_path, monkeypatch):
+    beside = {}
+    monkeypatch.setattr(
+        run, "_cell", lambda one, other, count, seconds: beside.update({one.name: other.name}) or {"reason": "none"}
+    )
+    monkeypatch.setattr(run, "_keep", lambda path, result: None)
+    monkeypatch.setattr(run, "roof", lambda count, seconds: Roof(count, 1.0, 1.0, 1.0))
+    run.run(run.Plan((), (300,), (1,), 0.05), tmp_path / "x.json", "", lambda line: None)
+    assert beside["ssd300-detect-300-fp32"] == "cracknet-classify-48-fp32"
+
+
+def pairs(*times: float, alone: float = 1.0) -> dict[str, dict]:
+    """Cells of networks beside ours, which took so long there, and ours alone."""
+    made = {f"n{at}-1": {"of": "ours", "threads": 1, "of_p50_ms": ms, "noise": []} for at, ms in enumerate(times)}
+    return made | {"ours-1": {"of": "ours", "threads": 1, "of_p50_ms": alone, "noise": []}}
+
+
+def test_a_pair_in_which_ours_took_another_time_than_in_most_is_noisy():
+    cells = pairs(1.03, 1.0, 1.69, 1.02, 0.7, 1.2)
+    cells["n2-2"] = cells["n2-1"] | {"threads": 2, "noise": []}  # of other threads there is but one
+    run.mark(cells)
+    assert [name for name, cell in cells.items() if cell["noise"]] == ["n2-1", "n4-1"]
+    assert cells["n2-1"]["noise"] == ["ours took 1.69 ms, 1.025 in most pairs"]
+    run.mark(cells)
+    assert len(cells["n2-1"]["noise"]) == 1
+    cells["n2-1"]["of_p50_ms"] = 1.0  # measured anew
+    run.mark(cells)
+    assert cells["n2-1"]["noise"] == []
+
+
+def test_ours_alone_has_no_ratio_that_could_be_wrong():
+    cells = pairs(2.0, 2.1, 2.2, alone=1.0)
+    run.mark(cells)
+    assert not any(cell["noise"] for cell in cells.values())
+
+
+def test_the_committed_results_own_up_to_ratios_that_contradict_the_times_beside_them():
+    cells = run.read(run.RESULTS / "host.json")["cells"]
+    for cell in cells.values():
+        ours = cells.get(f"{cell.get('of')}-{cell['threads']}")
+        if cell["threads"] == 1 and ours is not None and "ratio" in cell and not cell["noise"]:
+            assert cell["ratio"] == pytest.approx(cell["p50_ms"] / ours["p50_ms"], rel=0.45), cell["title"]
 
 
 def test_results_of_another_machine_are_never_mixed_in(smoke, tmp_path):

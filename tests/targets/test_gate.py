@@ -3,17 +3,20 @@
 import json
 import struct
 import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from tiny_elf import RET, shared
 
 from targets.board import load_board
 from targets.gate import a64, wheel
 from targets.gate.check import check
 from targets.gate.elf import read_elf
-from targets.gate.loading import Item, load_all
+from targets.gate.loading import ALONE, Item, Outcome, load_all
 from targets.runtime.errors import HighwallError
 
 SDOT, LDADD, FMLA_HALF = 0x4E829420, 0xB8200041, 0x4E420C20
@@ -357,6 +360,69 @@ def test_a_report_is_text_and_json(pi4, write):
 # --- on an emulated board
 
 
+def without_guest(monkeypatch, outcomes):
+    """As if a board had loaded the libraries in turn, with these outcomes."""
+    guest = SimpleNamespace(board=load_board("rpi4b"), root=Path("/nowhere"))
+    left = iter(outcomes)
+    monkeypatch.setattr("targets.gate.check.load_all", lambda guest, items, path: ([next(left) for _ in items], set()))
+    return guest
+
+
+def test_a_library_that_does_not_load_is_not_proven(pi4, write, monkeypatch):
+    why = ("not imported: needs no_such_package", f"{ALONE}undefined symbol: PyArg_ParseTuplX")
+    guest = without_guest(monkeypatch, [Outcome(ran=True), Outcome(reasons=why)])
+    report = check(pi4, [write("libfine.so"), write("libsym.so")], guest)
+    found = by_library(report)
+    assert found["libsym.so"].doubts == ("did not load: undefined symbol: PyArg_ParseTuplX",)
+    assert found["libsym.so"].notes == ("not imported: needs no_such_package",)
+    assert not report.ok
+    assert report.lines()[-1] == "rpi4b: 1 of 2 checks failed (1 of 2 libraries loaded on an emulated Cortex-A72)"
+
+
+def test_a_side_library_that_does_not_load_is_excused_and_never_called_loaded(pi4, tmp_path, monkeypatch):
+    members = {
+        "side/__init__.py": b"",
+        "side/core.cpython-313-aarch64-linux-gnu.so": shared(RET, function="PyInit_core", init=False),
+        "side/libplugin.so": shared(RET),
+    }
+    wanting = Outcome(reasons=(f"{ALONE}libcuda.so.1: cannot open shared object file",))
+    guest = without_guest(monkeypatch, [Outcome(imported=True, ran=True), wanting])
+    report = check(pi4, [pack(tmp_path, members, name="side")], guest)
+    assert by_library(report)["side/libplugin.so"].optional
+    assert report.ok
+    assert report.lines()[-1] == "rpi4b: everything fits (1 of 2 libraries loaded on an emulated Cortex-A72)"
+    guest = without_guest(monkeypatch, [Outcome(imported=True, ran=True), Outcome(ran=True)])
+    whole = check(pi4, [tmp_path / f"side-1.0-{TAGS}.whl"], guest)
+    assert whole.lines()[-1] == "rpi4b: everything fits (loaded on an emulated Cortex-A72)"
+
+
+@pytest.mark.parametrize("old", ["2.4.0rc1", "2.3.9", "2.4.0.dev3", "2.5.0a1", "2.4", "1!rc"])
+def test_a_release_is_newer_than_what_comes_before_it_and_than_any_candidate(old):
+    assert wheel.newness("2.4.0.post1") > wheel.newness(old)
+
+
+VERSIONS = st.builds(
+    "".join,
+    st.tuples(
+        st.sampled_from(["", "1!"]),
+        st.lists(st.integers(0, 11), min_size=1, max_size=3).map(lambda parts: ".".join(map(str, parts))),
+        st.sampled_from(["", "a1", "b2", ".rc1", "rc", "c3"]),
+        st.sampled_from(["", ".post0", ".post2", "-r3"]),
+        st.sampled_from(["", ".dev0", ".dev4"]),
+        st.sampled_from(["", "+cpu", "+cpu.2", "+10", "+9"]),
+    ),
+)
+
+
+@given(VERSIONS, VERSIONS)
+def test_versions_sort_as_installers_sort_them(one, other):
+    def theirs(text):
+        found = Version(text)
+        return not found.is_prerelease, found
+
+    assert (wheel.newness(one) < wheel.newness(other)) == (theirs(one) < theirs(other))
+
+
 @pytest.mark.arm
 def test_an_illegal_instruction_is_named_with_its_library_and_function_and_costs_only_one(arm, pi4, write):
     paths = [
@@ -395,6 +461,9 @@ def test_other_deaths_are_told_apart(arm, pi4, write):
     assert found["libquits.so"].faults[0].startswith("stops itself while loading, as for an illegal instruction")
     assert found["liblost.so"].verdict == "not proven"
     assert "libnowhere.so.3" in found["liblost.so"].notes[-1]
+    loads, contains = found["liblost.so"].doubts
+    assert loads.startswith("did not load: libnowhere.so.3: cannot open shared object file")
+    assert contains.startswith("contains 1 dot product")
     outcomes, _ = load_all(guest, [Item(hangs)], (), seconds=1)
     assert outcomes[0].fault == "hangs while loading: nothing in 1 s"
 

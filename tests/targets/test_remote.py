@@ -445,6 +445,7 @@ def wheelhouse(tmp_path_factory):
                 if not needless.intersection(entry.parts):
                     packed.write(entry.locate(), entry)
     (folder / f"numpy-0.1-{tag}-{tag}-manylinux_2_17_aarch64.whl").touch()  # older: may not be chosen
+    (folder / f"numpy-99.0rc1-{tag}-{tag}-manylinux_2_17_aarch64.whl").touch()  # newer, but a candidate
     (folder / f"numpy-99.0-{tag}-{tag}-manylinux_2_17_x86_64.whl").touch()  # newer, of another machine
     (folder / f"numpy-99.0-{tag}-{tag}-manylinux_2_99_aarch64.whl").touch()  # newer, for a newer glibc
     return folder

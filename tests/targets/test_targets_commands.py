@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from PIL import Image
 
 import highwall
 from targets import commands
+from targets.report import prediction_line
 from targets.runtime import artifact
 from targets.runtime.artifact import InputSpec
 from targets.runtime.errors import HighwallError
+from targets.runtime.predict import Prediction, Tile
 
 
 def call(verb, *words):
@@ -27,6 +30,15 @@ def call(verb, *words):
 @pytest.fixture
 def classify_file(tmp_path, classifier):
     return classifier.write(tmp_path / "classify.highwall")
+
+
+def test_a_tile_on_the_threshold_is_counted_as_it_was_judged():
+    level = 0.1  # as float32 it is more than 0.1, as 0.7 it would be less
+    tiles = tuple(Tile(0, col, 8, 8, float(np.float32(each))) for col, each in enumerate((0.7, 0.7)))
+    on = Prediction(tiles[0].probability, True, 0.7, tiles=tiles)
+    assert prediction_line(Path("a.png"), "mine", on).endswith("2 of 2 tiles")
+    below = (replace(tiles[0], probability=level), tiles[1])  # the double 0.1 lies below the float32
+    assert prediction_line(Path("a.png"), "mine", replace(on, threshold=level, tiles=below)).endswith("1 of 2 tiles")
 
 
 @pytest.fixture

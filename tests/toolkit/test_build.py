@@ -299,10 +299,17 @@ def test_a_draw_has_both_labels_whatever_the_order_of_the_data(count: int, order
     index = np.arange(count)
     positive = {"alternating": index % 2 == 0, "sorted": index >= count // 2, "rare": index == count - 1}[order]
     chosen = draw(positive, min(200, count // 2))
-    assert len(set(chosen)) == len(chosen) <= min(200, count // 2) + 1
+    assert len(set(chosen)) == len(chosen) <= min(200, count // 2)
     assert positive[chosen].any()
     assert not positive[chosen].all()
     assert np.array_equal(chosen, draw(positive, min(200, count // 2)))
+
+
+def test_a_draw_is_never_more_than_asked_for_where_both_shares_round_up() -> None:
+    for positives, every, most in ((1, 1000, 200), (3, 6, 3), (2, 5, 1)):
+        chosen = draw(np.arange(every) < positives, most)
+        assert len(chosen) == most
+        assert (chosen < positives).any()
 
 
 def test_a_held_fold_judges_and_is_kept_out_of_calibration(run_folder: Path, samples: Samples) -> None:
