@@ -262,7 +262,7 @@ def peers(folder: Path) -> Section | None:
         "peers",
         "Other engines on the same network",
         "Each engine converts the network itself, in its own environment and with its best documented settings, and "
-        "runs beside the artifact that ships, turn by turn. AUC and F1 are of images that the shipped weights have "
+        "runs beside the artifact that ships, turn by turn. AUC and F1 are of images that the weights of that day had "
         "seen, so they tell engines apart and nothing else; off torch is how far its probabilities are from the float "
         "network's.",
         ("python -m benchmarks.peers --data DIR", "python -m benchmarks.peers --list"),
