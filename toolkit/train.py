@@ -75,6 +75,10 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
+class NoNumber(HighwallError):
+    """A network that answers with NaN."""
+
+
 def inputs_on(device: torch.device, images: Tensor, sensors: Tensor | None) -> tuple[Tensor, ...]:
     """What a network is called with: images, and sensor features where there are any."""
     return tuple(each.to(device) for each in (images, sensors) if each is not None)
@@ -85,7 +89,7 @@ def answers(
 ) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
     """Labels and the network's logits for them, batch by batch, on the CPU.
 
-    Raises HighwallError where the logits are no numbers.
+    Raises NoNumber where the logits are none.
     """
     network.eval()
     device = next(network.parameters()).device
@@ -96,8 +100,8 @@ def answers(
             images = normalisation.apply(to_tensor(samples.images[chosen]))
             sensors = None if samples.sensors is None else normalisation.of_sensors(samples.sensors[chosen])
             logits = network(*inputs_on(device, images, sensors)).cpu()
-        if not torch.isfinite(logits).all():
-            raise HighwallError("the network's answers are no numbers, so its training diverged; try a lower --lr")
+        if logits.isnan().any():
+            raise NoNumber("the network's answers are no numbers, so its training diverged; try a lower --lr")
         yield samples.labels[chosen], logits
 
 

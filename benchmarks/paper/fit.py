@@ -15,7 +15,7 @@ from toolkit.data.batches import Normalisation, training_batches
 from toolkit.data.samples import Samples
 from toolkit.network import CrackNet
 from toolkit.optimizers import optimizer_for
-from toolkit.train import learning_rate, loss_of, predict
+from toolkit.train import NoNumber, learning_rate, loss_of, predict
 
 CLIP = 5.0  # length of the gradient, as in `highwall train`
 
@@ -117,7 +117,7 @@ def train(
 def _score(lesson: Lesson, network: nn.Module, normalisation: Normalisation, samples: Samples) -> float:
     try:
         score = lesson.score(network, normalisation, samples)
-    except ValueError as error:  # a tally takes no answer that is not a number
+    except (ValueError, NoNumber) as error:  # a tally takes no answer that is not a number
         raise Diverged(str(error)) from error
     if not math.isfinite(score):
         raise Diverged("the score is not a number")

@@ -167,7 +167,8 @@ def test_the_shipped_weights_are_known_by_the_data_they_learned() -> None:
 
     for name in ("mine", "crack"):
         model = checkpoint.read(weights(name))[0]
-        (step,) = lineage.of(model)
+        step = lineage.of(model)[-1]
         assert (step.data, step.held_out, step.seed) == (model.provenance["all_data"], None, None)
+        assert all(before.held_out is None for before in lineage.on(model, step.data))
     foreign = Model("x", model.network, (0.0,) * 3, (1.0,) * 3)
     assert lineage.of(foreign) == []
