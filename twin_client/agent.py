@@ -107,7 +107,7 @@ class Agent:
         self.update = Update(self.models, self._surroundings(), services.link, services.shadow, settings.watch)
         self.execution: Execution | None = None
         self.serial: SerialSource | None = None
-        self._heard_to: dict[str, tuple[int, int]] = {}  # marks of serial sources that have ended
+        self._heard_to: dict[str, tuple[int, int]] = {}  # marks of the serial source that ended last
         self.uplink: Uplink | None = None
         self.reporter = Reporter(self)
         self.parts = [
@@ -244,7 +244,7 @@ class Agent:
             try:
                 await asyncio.shield(self.on_disk(source.stop, 1.0))
             finally:
-                self._heard_to |= source.marks()
+                self._heard_to = source.marks()
 
     async def _uplink(self) -> None:
         settings = self.settings.uplink

@@ -112,9 +112,7 @@ class Cameras:
         for each in names:
             source, judging = self.sources[each]
             capture = await source.capture()
-            if self.sources.get(each, (None,))[0] is not source:  # its number may be another's by now
-                source.drop(capture)
-                raise HighwallError("the cameras were begun again meanwhile; ask once more")
+            self._check_current(source, capture)
             outcome = await self._judged(source, judging, capture, urgent=True)
             said.append(
                 f"{each} {capture.number}: probability {outcome.probability:.3f}"
@@ -174,9 +172,7 @@ class Cameras:
         except asyncio.CancelledError:
             source.drop(capture)
             raise
-        if self.sources.get(capture.camera, (None,))[0] is not source:
-            source.drop(capture)  # who goes on has named it as lost
-            raise HighwallError("the cameras were begun again meanwhile; ask once more")
+        self._check_current(source, capture)
         if isinstance(outcome, Prediction):
             record: Prediction | Gap = outcome
         else:
@@ -187,6 +183,12 @@ class Cameras:
         await asyncio.shield(asyncio.ensure_future(self._keep(source, capture, record, source.done(capture, bad))))
         await self._weigh(outcome)
         return outcome
+
+    def _check_current(self, source: Source, capture: Capture) -> None:
+        """Drop an image of a source that has ended: who goes on has named its number as lost, or gives it anew."""
+        if self.sources.get(capture.camera, (None,))[0] is not source:
+            source.drop(capture)
+            raise HighwallError("the cameras were begun again meanwhile; ask once more")
 
     async def _keep(self, source: Source, capture: Capture, record: Prediction | Gap, mark: bytes) -> None:
         """What is said of an image to the disk, then the image away; also where the cameras end meanwhile."""

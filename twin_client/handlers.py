@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from twin_client.pairing import Tag, misspelt
 from twin_client.protocol import orders
 from twin_client.protocol.orders import (
@@ -17,20 +15,10 @@ from twin_client.protocol.orders import (
     UnpairTag,
     UpdateModel,
 )
-from twin_client.protocol.rules import Calibrations, SensorCalibration, calibrations_of
-from twin_client.services import folder as disk
 from twin_client.services.execution import Done, Handler, Refused
 
 if TYPE_CHECKING:
     from twin_client.agent import Agent
-
-_json = msgspec.json.Encoder().encode
-
-
-class _Kept(msgspec.Struct):
-    """Sensor calibrations that came as commands, as the judgement keeps them."""
-
-    curves: Calibrations = {}
 
 
 class Handlers:
@@ -70,22 +58,8 @@ class Handlers:
 
     async def set_sensor_calibration(self, order: SetSensorCalibration) -> str:
         """Read a quantity by another curve."""
-        agent = self._agent
-        judge = agent.judge.paired(agent.pairing.tags) if self._in_force(order) else agent.judge.calibrated_by(order)
-        await agent.rejudge(judge)
+        await self._agent.rejudge(self._agent.judge.calibrated_by(order))
         return f"{order.quantity} of {order.tag} is read by the new curve"
-
-    def _in_force(self, order: SetSensorCalibration) -> bool:
-        """Whether this very curve is the newest that there is, of the site's and of those that came as commands."""
-        try:
-            wanted = msgspec.convert(order.calibration, SensorCalibration)
-        except msgspec.ValidationError:
-            return False  # which is for the judgement to say
-        kept = disk.load_state(self._agent.folder / "calibrations.json", _Kept) or _Kept()
-        both = (calibrations_of(self._agent.site.calibrations), kept.curves)
-        there = [curves[order.quantity] for found in both if order.quantity in (curves := found.get(order.tag, {}))]
-        newest = max(there, key=lambda curve: curve.version, default=None)
-        return _json(newest) == _json(wanted)  # as it is kept, which has no infinity
 
     async def send_diagnostics(self, order: SendDiagnostics) -> Done:
         """Say how the gateway fares, in the answer and as a health record."""

@@ -78,7 +78,7 @@ class State(msgspec.Struct, frozen=True):
     moved: dict[str, Moved] = {}
 
 
-_pack = msgspec.msgpack.Encoder().encode
+_pack, _json = msgspec.msgpack.Encoder().encode, msgspec.json.Encoder().encode
 
 
 class Judge:
@@ -128,12 +128,17 @@ class Judge:
         return found
 
     def calibrated_by(self, order: SetSensorCalibration) -> "Judge":
-        """These with another curve, which is on the disk when this returns. Raises HighwallError for an older one."""
+        """These with another curve, which is on the disk when this returns; the one in force may come again.
+
+        Raises HighwallError for an older one, and for another of the same version.
+        """
         try:
             curve = msgspec.convert(order.calibration, SensorCalibration)
         except msgspec.ValidationError as error:
             raise HighwallError(f"calibration: {error}") from error
         before = self._curves.get(order.tag, {}).get(order.quantity)
+        if before is not None and _json(before) == _json(curve):  # as it is kept: JSON has no infinity
+            return self.paired(self._tags)
         if before is not None and curve.version <= before.version:
             raise HighwallError(f"{order.quantity} of {order.tag} has version {before.version}; send a higher one")
         path = self._folder / "calibrations.json"

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packaging.version import Version
 from tiny_elf import RET, shared
 
 from targets.board import load_board
@@ -360,7 +359,7 @@ def test_a_report_is_text_and_json(pi4, write):
 # --- on an emulated board
 
 
-def without_guest(monkeypatch, outcomes):
+def loading(monkeypatch, outcomes):
     """As if a board had loaded the libraries in turn, with these outcomes."""
     guest = SimpleNamespace(board=load_board("rpi4b"), root=Path("/nowhere"))
     left = iter(outcomes)
@@ -370,7 +369,7 @@ def without_guest(monkeypatch, outcomes):
 
 def test_a_library_that_does_not_load_is_not_proven(pi4, write, monkeypatch):
     why = ("not imported: needs no_such_package", f"{ALONE}undefined symbol: PyArg_ParseTuplX")
-    guest = without_guest(monkeypatch, [Outcome(ran=True), Outcome(reasons=why)])
+    guest = loading(monkeypatch, [Outcome(ran=True), Outcome(reasons=why)])
     report = check(pi4, [write("libfine.so"), write("libsym.so")], guest)
     found = by_library(report)
     assert found["libsym.so"].doubts == ("did not load: undefined symbol: PyArg_ParseTuplX",)
@@ -386,41 +385,14 @@ def test_a_side_library_that_does_not_load_is_excused_and_never_called_loaded(pi
         "side/libplugin.so": shared(RET),
     }
     wanting = Outcome(reasons=(f"{ALONE}libcuda.so.1: cannot open shared object file",))
-    guest = without_guest(monkeypatch, [Outcome(imported=True, ran=True), wanting])
+    guest = loading(monkeypatch, [Outcome(imported=True, ran=True), wanting])
     report = check(pi4, [pack(tmp_path, members, name="side")], guest)
     assert by_library(report)["side/libplugin.so"].optional
     assert report.ok
     assert report.lines()[-1] == "rpi4b: everything fits (1 of 2 libraries loaded on an emulated Cortex-A72)"
-    guest = without_guest(monkeypatch, [Outcome(imported=True, ran=True), Outcome(ran=True)])
+    guest = loading(monkeypatch, [Outcome(imported=True, ran=True), Outcome(ran=True)])
     whole = check(pi4, [tmp_path / f"side-1.0-{TAGS}.whl"], guest)
     assert whole.lines()[-1] == "rpi4b: everything fits (loaded on an emulated Cortex-A72)"
-
-
-@pytest.mark.parametrize("old", ["2.4.0rc1", "2.3.9", "2.4.0.dev3", "2.5.0a1", "2.4", "1!rc"])
-def test_a_release_is_newer_than_what_comes_before_it_and_than_any_candidate(old):
-    assert wheel.newness("2.4.0.post1") > wheel.newness(old)
-
-
-VERSIONS = st.builds(
-    "".join,
-    st.tuples(
-        st.sampled_from(["", "1!"]),
-        st.lists(st.integers(0, 11), min_size=1, max_size=3).map(lambda parts: ".".join(map(str, parts))),
-        st.sampled_from(["", "a1", "b2", ".rc1", "rc", "c3"]),
-        st.sampled_from(["", ".post0", ".post2", "-r3"]),
-        st.sampled_from(["", ".dev0", ".dev4"]),
-        st.sampled_from(["", "+cpu", "+cpu.2", "+10", "+9"]),
-    ),
-)
-
-
-@given(VERSIONS, VERSIONS)
-def test_versions_sort_as_installers_sort_them(one, other):
-    def theirs(text):
-        found = Version(text)
-        return not found.is_prerelease, found
-
-    assert (wheel.newness(one) < wheel.newness(other)) == (theirs(one) < theirs(other))
 
 
 @pytest.mark.arm

@@ -9,6 +9,7 @@ import pytest
 from receiver import Receiver
 
 from benchmarks.loss.broker import Broker
+from benchmarks.loss.line import Line
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +17,13 @@ def mosquitto(ci_or_skip: Callable[[str], NoReturn]) -> None:
     """Skips, or fails in CI, where mosquitto is not installed."""
     if shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin") is None:
         ci_or_skip("mosquitto is not installed (Debian: apt install mosquitto)")
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    """A serial line, at its tag's end."""
+    with Line() as line:
+        yield line
 
 
 @pytest.fixture

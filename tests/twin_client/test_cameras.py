@@ -1,20 +1,18 @@
 """Cameras in a whole agent with a real artifact: each image has a record, whatever it is, and none has two."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from living import kept, live, until
 from PIL import Image
 from tiny_models import ANN, BOB, CHIP, write
 
 from targets.runtime.artifact import InputSpec
 from twin_client.agent import Agent
-from twin_client.config import load
-from twin_client.outbox import Rows
 from twin_client.protocol.orders import CaptureNow
-from twin_client.protocol.records import ClockQuality, Gap, Measure, Prediction, Reading, Record, Stamp, record_of
+from twin_client.protocol.records import ClockQuality, Gap, Measure, Prediction, Reading, Stamp
 
 SENSED = InputSpec(7, 5, 3, "uint8", sensors=2)
 
@@ -47,35 +45,6 @@ def image(path: Path, value: int) -> None:
     partial = path.with_name(f".{path.name}")
     Image.fromarray(np.full((7, 5, 3), value, np.uint8)).save(partial, "PNG")
     partial.rename(path)
-
-
-def live(place: Path, work: Callable[[Agent], Awaitable[None]]) -> list[str]:
-    """An agent around `work`; what it said."""
-    said: list[str] = []
-
-    async def main() -> None:
-        agent = Agent(load(place / "gateway.toml"), said.append)
-        life = asyncio.create_task(agent.run())
-        try:
-            await asyncio.wait_for(work(agent), 30)
-        finally:
-            agent.stopping.set()
-            await life
-
-    asyncio.run(main())
-    return said
-
-
-def kept(place: Path) -> list[Record]:
-    rows = Rows.look(place / "data")
-    found = [record_of(row.body) for epoch in rows.epochs() for row in rows.read(epoch, 0, 10_000, 1 << 30)]
-    rows.close()
-    return found
-
-
-async def until(true: Callable[[], object]) -> None:
-    while not true():
-        await asyncio.sleep(0.02)
 
 
 def test_each_image_becomes_a_prediction_and_a_restart_repeats_none(place: Path) -> None:

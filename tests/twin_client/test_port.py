@@ -1,26 +1,15 @@
 """A serial port that cannot be opened or read, for whatever reason, is its own trouble and not that of the others."""
 
-import os
 import time
-import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
+from benchmarks.loss.line import Line
 from twin_client.protocol.records import Stamp
 from twin_client.protocol.tags import Frame
 from twin_client.sources.port import Port, PortSettings
 from twin_client.sources.serial import SerialSettings, SerialSource
-
-
-@pytest.fixture
-def line() -> Iterator[tuple[int, str]]:
-    """A pty: the tag's end, and the name of the gateway's."""
-    master, slave = os.openpty()
-    tty.setraw(slave)
-    yield master, os.ttyname(slave)
-    os.close(master)
-    os.close(slave)
 
 
 def until(promise: Callable[[], object], seconds: float = 10.0) -> None:
@@ -47,11 +36,10 @@ def stamp() -> Stamp:
         ("socket://[::1", "Invalid IPv6 URL"),
     ],
 )
-def test_a_url_that_pyserial_chokes_on_stops_no_other_port(line: tuple[int, str], url: str, word: str) -> None:
-    master, name = line
+def test_a_url_that_pyserial_chokes_on_stops_no_other_port(line: Line, url: str, word: str) -> None:
     heard: list = []
     said: list[str] = []
-    ports = (PortSettings("bad", url), PortSettings("good", name))
+    ports = (PortSettings("bad", url), PortSettings("good", line.port))
     source = SerialSource(
         SerialSettings(ports, retry_most=0.02),
         {"A"},
@@ -63,7 +51,7 @@ def test_a_url_that_pyserial_chokes_on_stops_no_other_port(line: tuple[int, str]
     try:
         until(lambda: source.counters()["opened"])  # which throws away what came before
         for seq in range(3):
-            os.write(master, Frame("A", 1, seq, {"strain": 1.0}).to_bytes())
+            line.put(Frame("A", 1, seq, {"strain": 1.0}).to_bytes())
             until(lambda seq=seq: len(heard) > seq)
         bad, good = source.ports()
         assert word in bad.problem and not bad.open

@@ -1,77 +1,66 @@
 """Parts of a running agent that are begun again: no number is given twice, no image is forgotten, none lies about."""
 
 import asyncio
-import os
-import tty
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from living import kept, live, until
 
+from benchmarks.loss.line import Line
 from twin_client.agent import Agent
 from twin_client.cameras import PENDING
-from twin_client.config import load
-from twin_client.outbox import OutboxFull, Rows
-from twin_client.protocol.records import Gap, Lost, Prediction, Reading, Record, record_of
+from twin_client.outbox import OutboxFull
+from twin_client.pairing import Tag
+from twin_client.protocol.records import Gap, Lost, Prediction, Reading, Record
 from twin_client.sources.camera import Capture
 
 
-@pytest.fixture
-def line() -> Iterator[tuple[int, str]]:
-    """A serial line: the far end, and the near end's path."""
-    far, near = os.openpty()
-    tty.setraw(near)
-    yield far, os.ttyname(near)
-    os.close(far)
-    os.close(near)
-
-
-def live(folder: Path, more: str, work: Callable[[Agent], Awaitable[None]]) -> list[Record]:
-    """An agent around `work`, and what it has kept."""
+def lived(folder: Path, more: str, work: Callable[[Agent], Awaitable[None]]) -> list[Record]:
+    """What an agent with `more` in its gateway.toml has kept after `work`."""
     text = 'gateway = "gw-1"\nfolder = "data"\ndestination = {host = "127.0.0.1", port = 1}\nuplink = {tls = false}\n'
     (folder / "gateway.toml").write_text(text + more)
-
-    async def main() -> None:
-        agent = Agent(load(folder / "gateway.toml"), lambda _: None)
-        life = asyncio.create_task(agent.run())
-        try:
-            await asyncio.wait_for(work(agent), 40)
-        finally:
-            agent.stopping.set()
-            await life
-
-    asyncio.run(main())
-    rows = Rows.look(folder / "data")
-    found = [record_of(row.body) for epoch in rows.epochs() for row in rows.read(epoch, 0, 10_000, 1 << 30)]
-    rows.close()
-    return found
+    live(folder, work)
+    return kept(folder)
 
 
-async def until(true: Callable[[], object]) -> None:
-    while not true():
-        await asyncio.sleep(0.01)
+def test_a_logger_that_counts_nothing_keeps_its_numbers_apart(tmp_path: Path, line: Line) -> None:
+    sent = 0
 
+    async def three_lines(agent: Agent) -> None:
+        nonlocal sent
+        await until(lambda: agent.serial is not None and agent.serial.ports()[0].open)
+        source = agent.serial
+        assert source is not None
+        for _ in range(3):
+            line.put(b'{"tag": "tag-1", "values": {"strain": %d}}\n' % sent)
+            sent += 1
+        await until(lambda: source.counters()["readings"] == 3)  # taken, and not on the disk yet
 
-def test_a_logger_that_counts_nothing_keeps_its_numbers_apart(tmp_path: Path, line: tuple[int, str]) -> None:
-    far, near = line
+    async def begin_again(agent: Agent) -> None:
+        source = agent.serial
+        agent.part("serial ports").restart()
+        await until(lambda: agent.serial is not source)
 
     async def work(agent: Agent) -> None:
-        sent = 0
-        for _ in range(5):
-            await until(lambda: agent.serial is not None and agent.serial.ports()[0].open)
-            source = agent.serial
-            assert source is not None
-            for _ in range(3):
-                os.write(far, b'{"tag": "tag-1", "values": {"strain": %d}}\n' % sent)
-                sent += 1
-            await until(lambda source=source: source.counters()["readings"] == 3)  # taken, and not on the disk yet
-            agent.part("serial ports").restart()
-            await until(lambda source=source: agent.serial is not source)
+        for _ in range(3):
+            await three_lines(agent)
+            await begin_again(agent)
+        await three_lines(agent)
+        await until(lambda: agent.reporter.counters["reading"] == sent)
+        agent.pairing.unpair("tag-1")  # and once more while it is: its marks are the outbox's alone then
+        await agent.pair()
+        await asyncio.sleep(1.5)  # a look at the line
+        await begin_again(agent)
+        agent.pairing.pair("tag-1", Tag())
+        await agent.pair()
+        await begin_again(agent)
+        await three_lines(agent)
 
-    ports = f'[tags.tag-1]\n[[serial.ports]]\nname = "logger"\nurl = "{near}"\nformat = "json"\n'
-    found = [record for record in live(tmp_path, ports, work) if isinstance(record, Reading)]
+    ports = f'[tags.tag-1]\n[[serial.ports]]\nname = "logger"\nurl = "{line.port}"\nformat = "json"\n'
+    found = [record for record in lived(tmp_path, ports, work) if isinstance(record, Reading)]
     assert [record.values["strain"].raw for record in found] == list(range(15)), "each line is there once"
     assert len({(record.tag_boot, record.tag_seq) for record in found}) == 15, "under a number of its own"
 
@@ -134,7 +123,7 @@ def test_a_camera_that_is_begun_again_gives_each_image_its_own_number(tmp_path: 
             agent.part("cameras").restart()
             await until(lambda source=source: agent.cameras.sources.get("east", (source,))[0] is not source)
 
-    found = [record for record in live(tmp_path, cameras(tmp_path), work) if isinstance(record, Prediction)]
+    found = [record for record in lived(tmp_path, cameras(tmp_path), work) if isinstance(record, Prediction)]
     assert len(found) >= 4
     assert len({record.capture for record in found}) == len({record.thumbnail for record in found}) == len(found)
     assert not list((tmp_path / "images").iterdir())
@@ -151,7 +140,7 @@ def test_an_image_that_was_being_judged_is_owned_up_to_and_does_not_stay(tmp_pat
         agent.part("cameras").restart()
         await until(lambda: agent.reporter.counters["prediction"])
 
-    found = live(tmp_path, cameras(tmp_path), work)
+    found = lived(tmp_path, cameras(tmp_path), work)
     assert [record.lost for record in found if isinstance(record, Gap)] == [(Lost("east", 0, 0, 0),)]
     assert min(record.capture for record in found if isinstance(record, Prediction)) == 1
     assert not list((tmp_path / "images").iterdir())
@@ -174,7 +163,7 @@ def test_an_image_by_command_does_not_go_on_with_the_count_of_before(tmp_path: P
         before = agent.reporter.counters["prediction"]
         await until(lambda: agent.reporter.counters["prediction"] > before)
 
-    found = [record for record in live(tmp_path, cameras(tmp_path), work) if isinstance(record, Prediction)]
+    found = [record for record in lived(tmp_path, cameras(tmp_path), work) if isinstance(record, Prediction)]
     assert said == ["the cameras were begun again meanwhile; ask once more"]
     assert len({record.capture for record in found}) == len(found)
 
@@ -198,7 +187,7 @@ def test_while_the_disk_takes_nothing_images_do_not_fill_it(tmp_path: Path, mode
         outbox.write = write  # type: ignore[method-assign]
         await until(lambda: agent.reporter.counters["prediction"] > PENDING)
 
-    found = [record for record in live(tmp_path, cameras(tmp_path), work) if isinstance(record, Prediction)]
+    found = [record for record in lived(tmp_path, cameras(tmp_path), work) if isinstance(record, Prediction)]
     assert most == [PENDING]
     assert [record.capture for record in found] == list(range(len(found))), "and all are there when it takes them again"
     assert not list((tmp_path / "images").iterdir())

@@ -25,13 +25,7 @@ from twin_client.uplink import Settings as Uplink
 
 
 @pytest.fixture
-def wire() -> Iterator[Line]:
-    with Line() as line:
-        yield line
-
-
-@pytest.fixture
-def settings(tmp_path: Path, wire: Line) -> Settings:
+def settings(tmp_path: Path, line: Line) -> Settings:
     (tmp_path / "data").mkdir()
     return Settings(
         gateway="gw-1",
@@ -39,7 +33,7 @@ def settings(tmp_path: Path, wire: Line) -> Settings:
         destination=Destination("127.0.0.1", 1),
         uplink=Uplink(tls=False),
         tags={"tag-1": Tag()},
-        serial=SerialSettings((PortSettings("radio", wire.port),)),
+        serial=SerialSettings((PortSettings("radio", line.port),)),
         health=1.0,
     )
 
@@ -63,8 +57,8 @@ def report(settings: Settings, *ports: dict, age: float = 0.0) -> None:
     os.utime(path, (time.time() - age,) * 2)
 
 
-def port(wire: Line, **changes: object) -> dict:
-    return {"name": "radio", "url": wire.port, "open": True, "problem": "", "counters": {"bytes": 0}, **changes}
+def port(line: Line, **changes: object) -> dict:
+    return {"name": "radio", "url": line.port, "open": True, "problem": "", "counters": {"bytes": 0}, **changes}
 
 
 def reported_open(settings: Settings) -> bool:
@@ -72,7 +66,7 @@ def reported_open(settings: Settings) -> bool:
     return path.exists() and any(port["open"] for port in json.loads(path.read_bytes())["ports"])
 
 
-def test_the_agent_loses_no_frame_by_a_selftest(settings: Settings, wire: Line) -> None:
+def test_the_agent_loses_no_frame_by_a_selftest(settings: Settings, line: Line) -> None:
     found: list[Finding] = []
 
     async def main() -> None:
@@ -85,7 +79,7 @@ def test_the_agent_loses_no_frame_by_a_selftest(settings: Settings, wire: Line) 
                 test = asyncio.create_task(asyncio.to_thread(lambda: found.append(radio(settings))))
                 sent = 0
                 while not test.done() or sent < 50:
-                    wire.put(Frame("tag-1", 1, sent, {"strain": 1.0}).to_bytes())
+                    line.put(Frame("tag-1", 1, sent, {"strain": 1.0}).to_bytes())
                     sent += 1
                     await asyncio.sleep(0.01)
                 await test
@@ -118,37 +112,37 @@ def test_the_agent_loses_no_frame_by_a_selftest(settings: Settings, wire: Line) 
     ],
 )
 def test_beside_an_agent_its_own_report_says_how_the_port_fares(
-    settings, wire, running, changes, verdict, says
+    settings, line, running, changes, verdict, says
 ) -> None:
-    report(settings, port(wire, **changes))
+    report(settings, port(line, **changes))
     found = radio(settings)
-    assert found.verdict == verdict and says in found.text and wire.port in found.text
+    assert found.verdict == verdict and says in found.text and line.port in found.text
 
 
-def test_an_agent_that_reports_nothing_keeps_its_ports(settings: Settings, wire: Line, running: None) -> None:
+def test_an_agent_that_reports_nothing_keeps_its_ports(settings: Settings, line: Line, running: None) -> None:
     assert "has not reported for a minute" in radio(settings).text
-    report(settings, port(wire), age=70)
+    report(settings, port(line), age=70)
     found = radio(settings)
     assert found.verdict == "look" and "left to the agent" in found.text
     report(settings)
     assert "runs without it" in radio(settings).text
 
 
-def test_without_an_agent_what_waits_at_the_port_is_heard_and_not_thrown_away(settings: Settings, wire: Line) -> None:
+def test_without_an_agent_what_waits_at_the_port_is_heard_and_not_thrown_away(settings: Settings, line: Line) -> None:
     assert (radio(settings).verdict, "silent" in radio(settings).text) == ("look", True)
-    wire.put(b"x" * 100)
+    line.put(b"x" * 100)
     found = radio(settings)
-    assert (found.verdict, found.text) == ("ok", f"{wire.port} opens, 100 bytes heard")
+    assert (found.verdict, found.text) == ("ok", f"{line.port} opens, 100 bytes heard")
 
 
-def test_a_port_in_another_program_s_hands_is_left_alone(settings: Settings, wire: Line) -> None:
+def test_a_port_in_another_program_s_hands_is_left_alone(settings: Settings, line: Line) -> None:
     """Such as an agent of another user, whose outbox this one may not look at."""
-    other = os.open(wire.port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    other = os.open(line.port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
     fcntl.flock(other, fcntl.LOCK_EX)
-    wire.put(b"x" * 100)
+    line.put(b"x" * 100)
     try:
         found = radio(settings)
-        assert (found.verdict, found.text) == ("fail", f"{wire.port} is read by another program; end that first")
+        assert (found.verdict, found.text) == ("fail", f"{line.port} is read by another program; end that first")
         assert os.read(other, 200) == b"x" * 100
     finally:
         os.close(other)
