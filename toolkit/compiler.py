@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import platform
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from targets.board import Board
+from targets.board import Board, load_board
 from targets.emulator import counts
 from targets.runtime import footprint, golden
 from targets.runtime.engine import Engine, open_session
@@ -136,6 +137,7 @@ class Compiler:
         self._observed: dict[str, Any] = {}
         self._ranked: list[sensitivity.Sensitivity] | None = None
         self._probed: list[_Probe] | None = None
+        self._warned = False
 
     @property
     def images(self) -> NDArray[Any] | None:
@@ -156,6 +158,7 @@ class Compiler:
         ModuleNotFoundError when the extra that converts for its engine is not installed.
         """
         if recipe not in self._made:
+            self._warn_of_saturation(recipe)
             started = time.perf_counter()
             # What somebody else's forward() does is in no digest, so only networks of our own rooms are kept.
             ours = type(self.network).__module__.startswith("toolkit.")
@@ -168,6 +171,15 @@ class Compiler:
             self._made[recipe] = found
             self.seconds[recipe.name] = round(time.perf_counter() - started, 2)
         return self._made[recipe]
+
+    def _warn_of_saturation(self, recipe: Recipe) -> None:
+        if recipe.runtime != "onnx" or not recipe.calibrated or self._warned or not saturates():
+            return
+        self._warned = True
+        self.say(
+            "note: this CPU has no VNNI, so in ONNX Runtime sums of 8-bit products saturate here, and on no ARM core: "
+            "int8 and mixed models may do better on the board than is measured; build on a CPU with VNNI, or for LiteRT"
+        )
 
     def _make(self, recipe: Recipe) -> Candidate:
         if recipe.calibrated and self.images is None:
@@ -371,6 +383,11 @@ def input_spec(model: Model) -> InputSpec:
         offset=tuple(-mean / std for mean, std in zip(model.mean, model.std, strict=True)),
         sensors=model.network.sensors,
     )
+
+
+def saturates() -> bool:
+    """Whether ONNX Runtime's integer kernels overflow here: on x86 without VNNI they add pairs in 16 bits."""
+    return platform.machine() == "x86_64" and not load_board("host").features.dot_product
 
 
 def patches(seed: int, spec: InputSpec) -> NDArray[Any]:
