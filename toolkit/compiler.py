@@ -158,7 +158,6 @@ class Compiler:
         ModuleNotFoundError when the extra that converts for its engine is not installed.
         """
         if recipe not in self._made:
-            self._warn_of_saturation(recipe)
             started = time.perf_counter()
             # What somebody else's forward() does is in no digest, so only networks of our own rooms are kept.
             ours = type(self.network).__module__.startswith("toolkit.")
@@ -189,6 +188,7 @@ class Compiler:
         kept: tuple[str, ...] = ()
         if recipe.precision == "mixed":
             kept = sensitivity.keep_float(self._ranking())
+        self._warn_of_saturation(recipe)
         observed = self._ranges(recipe.runtime, backend, source) if recipe.calibrated else None
         if recipe.precision != "fp32":
             self.say(f"quantize by {recipe.name}")
