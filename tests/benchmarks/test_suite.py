@@ -185,6 +185,8 @@ def test_what_is_measured_is_not_measured_again_unless_it_was_noisy(smoke, monke
     before = json.loads(path.read_text())
     for cell in before["cells"].values():
         cell["noise"] = []
+        if "of_p50_ms" in cell:
+            cell["of_p50_ms"] = 1.0  # in so short a run ours may well stray from pair to pair
     rnn = before["cells"]["rnn-classify-18-fp32-1"]
     rnn["noise"] = ["others used 2 of 2 cores"]
     measured = []
