@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import platform
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from targets.board import Board, load_board
+from targets.board import Board
 from targets.emulator import counts
 from targets.runtime import footprint, golden
 from targets.runtime.engine import Engine, open_session
@@ -137,7 +136,6 @@ class Compiler:
         self._observed: dict[str, Any] = {}
         self._ranked: list[sensitivity.Sensitivity] | None = None
         self._probed: list[_Probe] | None = None
-        self._warned = False
 
     @property
     def images(self) -> NDArray[Any] | None:
@@ -171,15 +169,6 @@ class Compiler:
             self.seconds[recipe.name] = round(time.perf_counter() - started, 2)
         return self._made[recipe]
 
-    def _warn_of_saturation(self, recipe: Recipe) -> None:
-        if recipe.runtime != "onnx" or not recipe.calibrated or self._warned or not saturates():
-            return
-        self._warned = True
-        self.say(
-            "note: this CPU has no VNNI, so in ONNX Runtime sums of 8-bit products saturate here, and on no ARM core: "
-            "int8 and mixed models may do better on the board than is measured; build on a CPU with VNNI, or for LiteRT"
-        )
-
     def _make(self, recipe: Recipe) -> Candidate:
         if recipe.calibrated and self.images is None:
             raise HighwallError(f"{recipe.precision} needs --calibration DIR: images like those the board will see")
@@ -188,7 +177,6 @@ class Compiler:
         kept: tuple[str, ...] = ()
         if recipe.precision == "mixed":
             kept = sensitivity.keep_float(self._ranking())
-        self._warn_of_saturation(recipe)
         observed = self._ranges(recipe.runtime, backend, source) if recipe.calibrated else None
         if recipe.precision != "fp32":
             self.say(f"quantize by {recipe.name}")
@@ -383,11 +371,6 @@ def input_spec(model: Model) -> InputSpec:
         offset=tuple(-mean / std for mean, std in zip(model.mean, model.std, strict=True)),
         sensors=model.network.sensors,
     )
-
-
-def saturates() -> bool:
-    """Whether ONNX Runtime's integer kernels overflow here: on x86 without VNNI they add pairs in 16 bits."""
-    return platform.machine() == "x86_64" and not load_board("host").features.dot_product
 
 
 def patches(seed: int, spec: InputSpec) -> NDArray[Any]:

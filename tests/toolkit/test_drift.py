@@ -142,17 +142,3 @@ def test_patches_are_seeded_flat_and_of_the_input_s_kind(dtype: str) -> None:
         assert image.dtype == dtype
         assert np.array_equal(image, patches(seed, spec))
         assert (image[:3, :3] == image[0, 0]).all()
-
-
-@pytest.mark.parametrize("saturates", [True, False])
-def test_a_build_on_a_cpu_that_saturates_says_so_once(monkeypatch, saturates) -> None:
-    made = Compiler.__new__(Compiler)
-    said: list[str] = []
-    made._warned, made.say = False, said.append
-    monkeypatch.setattr("toolkit.compiler.saturates", lambda: saturates)
-    for name in ("tflite-int8-minmax", "onnx-fp32", "onnx-int8w"):
-        made._warn_of_saturation(recipe(name))
-    assert not said, "none of these multiplies integers in ONNX Runtime"
-    for name in ("onnx-int8-minmax", "onnx-mixed-mse"):
-        made._warn_of_saturation(recipe(name))
-    assert len(said) == saturates

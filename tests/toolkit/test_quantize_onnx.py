@@ -7,7 +7,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from torch import nn
 
+from targets.runtime.engine import open_session
 from toolkit.checkpoint import Model
 from toolkit.export.onnx import export
 from toolkit.network import CrackNet, NetworkConfig
@@ -35,3 +37,23 @@ def test_convolutions_sums_products_and_joins_of_an_int8_network_run_in_integers
     assert found["QLinearConv"] > 60
     assert found["Conv"] + found["FusedConv"] <= gates  # which are float by choice
     assert min(found[f"QLinear{kind}"] for kind in ("Add", "Mul", "Concat")) > 10
+
+
+def test_the_engine_s_integers_do_not_saturate_on_any_processor() -> None:
+    """Node by node, as without any rewriting, the same graph is computed in float, where nothing overflows."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 1, 3, padding=1))
+    nn.init.constant_(network[0].weight, 0.1)  # as 8 bits all are 127, so that every pair of products is too large
+    nn.init.constant_(network[2].weight, 0.002)
+    model = Model("m", NetworkConfig("segment", 3, 8, 4, slice_size=37), (0.0,) * 3, (255.0,) * 3)
+    whole = export(model, network.eval())
+    white = np.full((1, 37, 37, 3), 255, np.uint8)
+    images = [white, np.random.default_rng(0).integers(0, 256, white.shape, np.uint8)]
+    made = quantize(whole, plain("onnx", "int8"), observe(whole, ({"image": x} for x in images)))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    exact = onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])
+    session = open_session("onnx", made)
+    for image in images:
+        (wanted,) = exact.run(["probability"], {"image": image})
+        assert np.abs(session.run(image[0]) - wanted[0]).max() < 0.02
