@@ -23,7 +23,8 @@ class StandIn:
     def __init__(self, folder: Path, model: str = PI4, part: str = "0xd08"):
         self.root, self.bin = folder / "root", folder / "bin"
         self.bin.mkdir(parents=True)
-        cpu = f"processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: {part}\n"
+        features = "fp asimd evtstrm crc32 cpuid"
+        cpu = f"processor\t: 0\nFeatures\t: {features}\nCPU implementer\t: 0x41\nCPU part\t: {part}\n"
         self.file("proc/cpuinfo", f"{cpu}\n{cpu.replace(': 0', ': 1', 1)}")
         self.file("proc/device-tree/model", f"{model}\0")
         self.file("proc/loadavg", "0.25 0.1 0.05 1/100 1234\n")

@@ -46,6 +46,7 @@ def test_a_quiet_board_gives_a_headline_and_every_fact_of_it(board, file, classi
     assert found.as_dict()["headline"] == {"p50_ms": found.timed.p50_ms, "p95_ms": found.timed.p95_ms}
     here = found.machine
     assert (here.model, here.device_tree, here.cpu_implementer, here.cpu_part) == (PI4, PI4, "0x41", "0xd08")
+    assert here.vectors == "asimd"
     assert {"numpy", "onnxruntime"} <= set(here.packages)
     for state in (found.before, found.after):
         assert (state.governor, state.clock_mhz, state.temperature_c) == ("performance", 1800, 48.312)
