@@ -130,6 +130,11 @@ def latency(folder: Path) -> list[Section]:
     return found
 
 
+def _processor(here: dict[str, Any]) -> str:
+    """Its name and, where the result is young enough to say so, its vector instructions."""
+    return f"{here['model']} ({here['vectors']})" if here.get("vectors") else str(here["model"])
+
+
 def _machine(name: str, result: dict[str, Any]) -> Section:
     here = result["machine"]
     packages = ", ".join(f"{key} {value}" for key, value in here["packages"].items())
@@ -144,7 +149,7 @@ def _machine(name: str, result: dict[str, Any]) -> Section:
         "our classifier at 48 x 48. Noisy marks a run in which others took the cores, or in which ours took another "
         "time than in most pairs, by more than a quarter.",
         (result["command"],),
-        machine=f"{here['model']}, {here['cores']} cores, kernel {here['kernel']}, Python {here['python']}, "
+        machine=f"{_processor(here)}, {here['cores']} cores, kernel {here['kernel']}, Python {here['python']}, "
         f"{packages}; {result['begun']}",
     )
     made.date(result)
@@ -282,7 +287,7 @@ def peers(folder: Path) -> Section | None:
         if drawn:
             made.pictures.append((f"{result['network']}, one thread; left of the line is faster", plots.ratios(drawn)))
         here = result["machine"]
-        made.machine = f"{here['model']}, {here['cores']} cores, Python {here['python']}"
+        made.machine = f"{_processor(here)}, {here['cores']} cores, Python {here['python']}"
         for cell in cells:
             made.figures[f"{result['network']}: {cell['title']}, {cell['threads']} threads: times ours"] = cell["ratio"]
     return made
