@@ -1,9 +1,9 @@
 """What time it is on a machine without a clock of its own, and how far that may be believed.
 
 A gateway wakes from a power cut with any time at all. Its wall time is therefore reckoned: a clock that nothing sets,
-which counts from the boot, and a `base` that was learned from NTP (as the kernel tells), from GNSS, or else from the
-last time kept on disk. Who sets the system's clock by hand moves the base forward while nothing better is known, and
-does not move it at all once something is.
+which counts from the boot, and a `base` that was learned from NTP (as the kernel tells) or else from the last time
+kept on disk. Who sets the system's clock by hand moves the base forward while nothing better is known, and does not
+move it at all once something is. A GNSS receiver is chrony's to read, which then tells the kernel as NTP does.
 """
 
 import ctypes
@@ -26,12 +26,8 @@ SECOND: Final = 1_000_000  # microseconds, in which this module counts
 # lane, the wall time modulo so many microseconds, so that no two stamps of a process ever have the same.
 LANES: Final = 8
 
-FRESH: Final = 3600.0  # seconds
-AGREE: Final = 2.0  # seconds
-
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _KEPT: Final = "clock.json"
-_EARLIEST: Final = 1_700_000_000 * SECOND  # this was written later
 _LATEST: Final = 4_102_444_800 * SECOND  # the year 2100
 
 
@@ -40,8 +36,7 @@ class Pace(msgspec.Struct, frozen=True):
 
     look: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0  # between two looks at the system's clock
     keep: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 60.0  # between two savings of the time
-    fresh: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = FRESH  # a fix counts as GNSS time for so long
-    agree: Annotated[float, msgspec.Meta(gt=0, le=60)] = AGREE  # two fixes that differ less say the same
+    agree: Annotated[float, msgspec.Meta(gt=0, le=60)] = 2.0  # set back by less, it stands still instead
 
 
 @dataclass(frozen=True)
@@ -59,8 +54,6 @@ class Belief:
 
     base: int  # wall minus mono
     quality: ClockQuality = ClockQuality.LOST
-    fix: int | None = None  # mono of the last fix that was believed
-    doubted: int | None = None  # the base by a fix that was not: a second one like it would be
 
 
 def begin(sight: Sight, floor: int) -> Belief:
@@ -68,36 +61,13 @@ def begin(sight: Sight, floor: int) -> Belief:
     return reckon(Belief(max(sight.wall, floor) - sight.mono), sight)
 
 
-def reckon(belief: Belief, sight: Sight, fresh: float = FRESH) -> Belief:
-    """Go on to what is seen now. `fresh` in seconds."""
-    if belief.fix is not None and sight.mono - belief.fix < fresh * SECOND:
-        return belief
+def reckon(belief: Belief, sight: Sight) -> Belief:
+    """Go on to what is seen now."""
     if sight.synchronised:
         return replace(belief, base=sight.wall - sight.mono, quality=ClockQuality.NETWORK)
     if belief.quality != ClockQuality.LOST:
         return replace(belief, quality=ClockQuality.HELD)
     return replace(belief, base=max(belief.base, sight.wall - sight.mono))
-
-
-def fixed(belief: Belief, wall: int, mono: int, floor: int, agree: float = AGREE) -> Belief:
-    """Take in the time of a GNSS fix that arrived at `mono`; `agree` in seconds.
-
-    A fix is late, never early, so the highest base of all is the best; only what a crystal may have drifted since
-    then (50 in a million) lowers it. A fix from before `floor`, a time known to have passed, is not believed: some
-    receivers count weeks in ten bits. One that contradicts NTP is not either, and one that contradicts anything else
-    needs a second one that agrees with it.
-    """
-    base, slack = wall - mono, int(agree * SECOND)
-    if not max(floor - slack, _EARLIEST) <= wall <= _LATEST:
-        return belief
-    if belief.quality != ClockQuality.LOST and abs(base - belief.base) <= slack:
-        drift = 0 if belief.fix is None else max(0, mono - belief.fix) // 20_000
-        return Belief(max(base, belief.base - drift), ClockQuality.SATELLITE, mono)
-    if belief.quality == ClockQuality.NETWORK:
-        return belief
-    if belief.doubted is not None and abs(base - belief.doubted) <= slack:
-        return Belief(max(base, belief.doubted), ClockQuality.SATELLITE, mono)
-    return replace(belief, doubted=base)
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -128,7 +98,6 @@ class Clock:
         self._lock = threading.Lock()
         sight = self._look()
         kept = self._read()
-        self._passed = kept.wall if kept and kept.quality > ClockQuality.LOST else 0  # surely
         if kept and kept.boot == self._boot and kept.mono <= sight.mono:  # the agent was restarted, not the machine
             held = min(kept.quality, ClockQuality.HELD)
             self._belief = reckon(Belief(kept.wall - kept.mono, ClockQuality(held)), sight)
@@ -139,7 +108,7 @@ class Clock:
         self._last = self._lane = 0
 
     def stamp(self) -> Stamp:
-        """Now. No two stamps have the same wall time; it goes back only where NTP or GNSS say that it was ahead."""
+        """Now. No two stamps have the same wall time; it goes back only where NTP says that it was ahead."""
         with self._lock:
             mono = self._mono()
             if not 0 <= mono - self._looked < self._pace.look * SECOND:
@@ -154,13 +123,6 @@ class Clock:
             self._last = wall
             return Stamp(wall, mono, self._boot, self._belief.quality)
 
-    def seen_gnss(self, wall: int, mono: int | None = None) -> None:
-        """A receiver says that it is `wall`, UTC microseconds, which came at `mono` of a stamp; None: just now."""
-        with self._lock:
-            self._see()
-            arrived = self._mono() if mono is None else mono
-            self._belief = fixed(self._belief, wall, arrived, self._passed, self._pace.agree)
-
     def keep(self, now: bool = False) -> bool:
         """Save the time where a minute has passed, or `now`; whether it was: the disk may be full."""
         with self._lock:
@@ -173,8 +135,6 @@ class Clock:
             self._saved = mono
             utc = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(wall / SECOND))
             kept = Kept(wall, mono, self._boot, int(self._belief.quality), utc)
-            if self._belief.quality > ClockQuality.LOST:
-                self._passed = wall
         try:
             with atomic_write(self._folder / _KEPT) as partial:
                 partial.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=2) + b"\n")
@@ -185,7 +145,7 @@ class Clock:
     def _see(self) -> None:
         sight = self._look()
         self._looked = sight.mono
-        self._belief = reckon(self._belief, sight, self._pace.fresh)
+        self._belief = reckon(self._belief, sight)
 
     def _read(self) -> Kept | None:
         try:

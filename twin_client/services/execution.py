@@ -123,14 +123,6 @@ class Execution:
         self._wake.set()
         return None
 
-    def receive_bytes(self, data: bytes) -> str | None:
-        """Take a command from MessagePack; what is none cannot be answered, so it is returned why, to be counted."""
-        try:
-            self.receive(orders.unpack(Command, data))
-        except ProtocolError as error:
-            return str(error)
-        return None
-
     def delivered(self, command_id: str) -> None:
         """The twin has the answer."""
         self._journal.sent(command_id)
