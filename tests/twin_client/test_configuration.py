@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -280,12 +281,36 @@ def test_a_damaged_file_does_not_keep_the_gateway_from_starting(agent, tmp_path)
     assert (tmp_path / "configuration.json.damaged").exists()
 
 
-def test_a_state_confirmed_before_the_gateway_s_own_file_changed_gives_way_to_the_defaults(agent):
+@pytest.mark.parametrize(
+    ("local", "lost", "why"),
+    [
+        ({"ports": frozenset()}, {"ports"}, "ports.radio"),
+        ({"cameras": frozenset({"south"})}, {"cameras"}, "cameras.north"),
+        ({"hosts": frozenset({"other.example"})}, {"destination"}, "destination.host"),
+        ({"dialects": frozenset({"highwall"})}, {"destination"}, "destination.dialect"),
+    ],
+)
+def test_of_a_confirmed_state_only_that_goes_which_the_gateway_s_own_file_no_longer_allows(agent, local, lost, why):
     agent.room.desire(desired(1))
     agent.room.confirm(1)
-    agent.room._local = Local()
-    assert agent.room.start() == Site()
-    assert "ports.radio" in agent.room.reported().refused.why
+    before = agent.room.site
+    agent.room._local = replace(LOCAL, **local)
+    after = agent.room.start()
+    assert {name for name in Site.__struct_fields__ if getattr(after, name) != getattr(before, name)} == lost
+    assert after.ports.keys() == before.ports.keys() & agent.room._local.ports
+    assert after.cameras.keys() == before.cameras.keys() & agent.room._local.cameras
+    assert agent.room.number == 1
+    assert why in agent.room.reported().refused.why
+
+
+def test_a_confirmed_state_that_this_version_cannot_read_gives_way_to_the_defaults(agent, tmp_path):
+    agent.room.desire(desired(1))
+    agent.room.confirm(1)
+    file = tmp_path / "configuration.json"
+    file.write_text(file.read_text().replace("utc_offset", "of_an_older_version"))
+    agent.begin()
+    assert agent.applied[-1] == Site()
+    assert "of_an_older_version" in agent.room.reported().refused.why
 
 
 def test_a_full_disk_refuses_a_state_and_keeps_what_is_in_force(tmp_path, root):

@@ -117,7 +117,7 @@ class Configuration:
         kept = self._state.kept
         if self._state.trial is None and (wrong := self._faults(kept.settings)):
             # Confirmed by another version of the agent, or before the gateway's own file was changed.
-            refused, left = Refusal(kept.number, "; ".join(wrong)), self._spare(kept.settings)
+            refused, left = Refusal(kept.number, "; ".join(wrong)), self._spare(self._at_hand(kept.settings))
             kept = _Version() if self._faults(left) else _Version(kept.number, left)
             self._state = msgspec.structs.replace(self._state, kept=kept, refused=refused)
         return self.site
@@ -205,15 +205,31 @@ class Configuration:
                 for name in wanted
                 if name not in allowed
             ]
-        where = site.destination
+        found += self._forbidden(site)
+        return found or self._check(site)
+
+    def _forbidden(self, site: Site) -> list[str]:
+        """Why its destination is not one for this gateway."""
+        where, local, found = site.destination, self._local, []
         if where is not None and local.hosts and where.host not in local.hosts:
-            found.append(
-                f"destination.host: {where.host} is not among this gateway's ({', '.join(sorted(local.hosts))})"
-            )
+            known = ", ".join(sorted(local.hosts))
+            found.append(f"destination.host: {where.host} is not among this gateway's ({known})")
         if where is not None and where.dialect not in local.dialects:
             known = ", ".join(sorted(local.dialects))
             found.append(f"destination.dialect: no dialect {where.dialect} (there is {known})")
-        return found or self._check(site)
+        return found
+
+    def _at_hand(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """`settings` without what the gateway's own file no longer allows: who takes away a camera, or names another
+        twin, must not take the rules with it."""
+        if faults(Site, settings):
+            return settings
+        site, local = msgspec.convert(settings, Site), self._local
+        left = settings | {
+            "ports": {name: settings["ports"][name] for name in site.ports if name in local.ports},
+            "cameras": {name: settings["cameras"][name] for name in site.cameras if name in local.cameras},
+        }
+        return left | {"destination": None} if self._forbidden(site) else left
 
     def _roll_back(self, why: str) -> None:
         self._give_up(why)
