@@ -104,8 +104,8 @@ def _page(
         commands = "".join(f"<pre>{html.escape(command)}</pre>" for command in section.commands)
         machine = f"<p class=machine>{html.escape(section.machine)}</p>" if section.machine else ""
         pictures = "".join(
-            f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
-            for caption, svg in section.pictures
+            f"<figure>{draw()}<figcaption>{html.escape(caption)}</figcaption></figure>"
+            for caption, draw in section.pictures
         )
         tables = "".join(table.html() for table in section.tables)
         text = re.sub(r"`(.+?)`", r"<code>\1</code>", html.escape(section.text))

@@ -1,8 +1,9 @@
 """What the page says, section by section, from the JSON under results/ alone."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,7 +29,8 @@ class Section:
     text: str
     commands: tuple[str, ...]
     tables: list[Table] = field(default_factory=list)
-    pictures: list[tuple[str, str]] = field(default_factory=list)  # caption, SVG
+    # Caption, and what draws the SVG: drawing takes seconds, and only the page shows it.
+    pictures: list[tuple[str, Callable[[], str]]] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
     machine: str = ""
     points: tuple[str, ...] = ()
@@ -115,7 +117,7 @@ def cost(folder: Path) -> Section | None:
     made.pictures.append(
         (
             "Equations 2 and 3: what a separable convolution saves. Dotted: the limit, positions of the kernel.",
-            plots.saving(found["saving"]),
+            partial(plots.saving, found["saving"]),
         )
     )
     return made
@@ -164,7 +166,8 @@ def _machine(name: str, result: dict[str, Any]) -> Section:
         shown = [c for c in cells if (c["task"], c["size"]) == (task, size) and c["threads"] == 1]
         if len(shown) > 1:
             rows = [(_bar(cell), cell["p50_ms"], cell["network"] == "cracknet") for cell in shown]
-            made.pictures.append((f"{task}, {size} x {size}, one thread: ms an image", plots.bars(rows, "ms")))
+            caption = f"{task}, {size} x {size}, one thread: ms an image"
+            made.pictures.append((caption, partial(plots.bars, rows, "ms")))
     if "1" in result["roof"] and cells:
         shipped = (("classify", 48), ("segment", 448), ("detect", 300))
         placed = [c for c in cells if c["threads"] == 1 and (c["task"], c["size"]) in shipped]
@@ -172,7 +175,7 @@ def _machine(name: str, result: dict[str, Any]) -> Section:
             (
                 "The roofline, one thread: the least time a network could take is set by the engine's best matrix "
                 "product or by the memory; beside each name the pixels a side.",
-                plots.roofline(result["roof"]["1"], placed),
+                partial(plots.roofline, result["roof"]["1"], placed),
             )
         )
     lines = {
@@ -186,7 +189,10 @@ def _machine(name: str, result: dict[str, Any]) -> Section:
     }
     if any(len(points) > 1 for points in lines.values()):
         made.pictures.append(
-            ("Networks of pixels by image size, one thread", plots.sizes({k: v for k, v in lines.items() if v}))
+            (
+                "Networks of pixels by image size, one thread",
+                partial(plots.sizes, {k: v for k, v in lines.items() if v}),
+            )
         )
     for task, size in sorted({(cell["task"], cell["size"]) for cell in result["cells"].values()}):
         ordered = suite_table.ordered(result, task, size)
@@ -250,7 +256,8 @@ def instructions(folder: Path) -> Section | None:
                     (_bar(cell | {"noise": []}), cell["instructions"] / 1e6, cell["network"] == "cracknet")
                     for cell in here
                 ]
-                made.pictures.append((f"{title}: M instructions", plots.bars(drawn, "M instructions", plots.EMULATED)))
+                draw = partial(plots.bars, drawn, "M instructions", plots.EMULATED)
+                made.pictures.append((f"{title}: M instructions", draw))
         for cell in ran:
             what = f"{cell['title']} {cell['task']} {cell['size']} {cell['precision']}"
             key = f"{result['board']}, {engine}: {what}: M instructions"
@@ -285,7 +292,8 @@ def peers(folder: Path) -> Section | None:
         made.tables.append(Table(title, "measured", peers_table.HEAD, rows, ours, note))
         drawn = [(cell["title"], cell["ratio"], *cell["ratio_interval"]) for cell in cells if cell["threads"] == 1]
         if drawn:
-            made.pictures.append((f"{result['network']}, one thread; left of the line is faster", plots.ratios(drawn)))
+            caption = f"{result['network']}, one thread; left of the line is faster"
+            made.pictures.append((caption, partial(plots.ratios, drawn)))
         here = result["machine"]
         made.machine = f"{_processor(here)}, {here['cores']} cores, Python {here['python']}"
         for cell in cells:
@@ -315,7 +323,8 @@ def edge(folder: Path) -> Section | None:
             made.figures[f"{result['kind']}: {task}, {link} link, {network}: % taken off"] = round(percent, 1)
         if kind == "measured":
             drawn = [(f"{task}, {link} link, {name}", percent) for (task, link, name), percent in off.items()]
-            made.pictures.append(("Time that the edge takes off, %; dotted: what the paper reports", plots.off(drawn)))
+            caption = "Time that the edge takes off, %; dotted: what the paper reports"
+            made.pictures.append((caption, partial(plots.off, drawn)))
     made.points = tuple(line.removeprefix("- ") for line in edge_table.explanation(found).splitlines())
     return made
 
