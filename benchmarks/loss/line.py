@@ -1,6 +1,7 @@
 """The tag's end of a serial line: a real pty, into which numbered readings are written at a steady rate."""
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -39,13 +40,16 @@ class Line:
         with contextlib.suppress(BlockingIOError):
             os.write(self._master, data)
 
-    def send(self, data: bytes) -> None:
-        """Write all of `data`, however long nobody reads."""
+    def send(self, data: bytes, within: float = math.inf) -> None:
+        """Write all of `data`, however long nobody reads. Raises TimeoutError after `within` seconds."""
         os.set_blocking(self._master, False)
+        end = time.monotonic() + within
         while data and not self._stop.is_set():
             try:
                 data = data[os.write(self._master, data) :]
             except BlockingIOError:  # a UART would drop bytes, ours waits and says so by its lateness
+                if time.monotonic() > end:
+                    raise TimeoutError(f"nobody read the line for {within:g} s") from None
                 self._stop.wait(0.01)
 
     def busy(self) -> bool:

@@ -142,7 +142,7 @@ def line() -> Iterator[Line]:
 def send(line: Line, first: int, last: int, tag: str = "tag-1", value: float | None = None) -> None:
     """Frames of a tag, at the pace that a radio has."""
     for number in range(first, last + 1):
-        line.send(Frame(tag, BOOT, number, {"strain": 0.5 if value is None else value}).to_bytes())
+        line.send(Frame(tag, BOOT, number, {"strain": 0.5 if value is None else value}).to_bytes(), 60)
         time.sleep(0.002)
 
 
