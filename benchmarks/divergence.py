@@ -74,7 +74,8 @@ def _expose(model: bytes, path: Path) -> list[str]:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(path)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # no x86 layouts
-    options.add_session_config_entry("session.x64quantprecision", "1")  # as targets.runtime.onnx
+    if b"QuantizeLinear" in model:  # as targets.runtime.onnx opens it
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 4
     onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     graph = onnx.load(path)
