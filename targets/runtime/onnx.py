@@ -79,7 +79,7 @@ def _opened(onnxruntime: Any, model: bytes, threads: int) -> tuple[Any, Any]:
     options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(model, options, providers=PROVIDERS), options
-    except Exception:
+    except Exception:  # whatever it says: what is broken is refused once more, and by the same words
         options = _options(onnxruntime, threads)
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         return onnxruntime.InferenceSession(model, options, providers=PROVIDERS), options

@@ -117,7 +117,7 @@ class Configuration:
         kept = self._state.kept
         if self._state.trial is None and (wrong := self._faults(kept.settings)):
             # Confirmed by another version of the agent, or before the gateway's own file was changed.
-            refused, left = Refusal(kept.number, "; ".join(wrong)), self._spare(self._at_hand(kept.settings))
+            refused, left = Refusal(kept.number, "; ".join(wrong)), self._spare(self._allowed(kept.settings))
             kept = _Version() if self._faults(left) else _Version(kept.number, left)
             self._state = msgspec.structs.replace(self._state, kept=kept, refused=refused)
         return self.site
@@ -219,7 +219,7 @@ class Configuration:
             found.append(f"destination.dialect: no dialect {where.dialect} (there is {known})")
         return found
 
-    def _at_hand(self, settings: dict[str, Any]) -> dict[str, Any]:
+    def _allowed(self, settings: dict[str, Any]) -> dict[str, Any]:
         """`settings` without what the gateway's own file no longer allows: who takes away a camera, or names another
         twin, must not take the rules with it."""
         if faults(Site, settings):
